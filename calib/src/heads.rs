@@ -1,0 +1,360 @@
+//! Linear heads: `logits = W x + b` over an embedding, and the file they are kept in.
+
+use std::collections::HashMap;
+
+use safetensors::{Dtype, SafeTensors, View};
+use thiserror::Error;
+
+/// The version of `heads.safetensors` that this build writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// Why heads could not be made or read.
+#[derive(Debug, Error)]
+pub enum HeadsError {
+    /// The bytes are no safetensors file.
+    #[error("not a readable safetensors file: {0}")]
+    Container(String),
+    /// The file was written by a newer version.
+    #[error("heads format {found} is newer than this build reads (up to {FORMAT}): update Semblance")]
+    Newer {
+        /// The version that the file states.
+        found: u32,
+    },
+    /// Something that the format asks for is missing or cannot be parsed.
+    #[error("heads file: {0}")]
+    Malformed(String),
+    /// Weight, bias and labels do not fit together.
+    #[error(
+        "head '{head}' has {labels} labels and an embedding of {dim} values, but {weights} weights and {biases} biases"
+    )]
+    Shape {
+        /// Name of the head.
+        head: String,
+        /// Number of its labels (rows).
+        labels: usize,
+        /// Values of an embedding (columns).
+        dim: usize,
+        /// Weights given.
+        weights: usize,
+        /// Biases given.
+        biases: usize,
+    },
+    /// A weight or bias is NaN or infinite.
+    #[error("head '{head}' holds a value that is not finite")]
+    NotFinite {
+        /// Name of the head.
+        head: String,
+    },
+}
+
+/// One linear map from an embedding to a score (logit) a label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearHead {
+    labels: Vec<String>,
+    dim: usize,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl LinearHead {
+    /// A head with a row of `dim` weights and a bias for each label; `weight` is row-major `[labels, dim]`.
+    ///
+    /// # Errors
+    /// [`HeadsError::Shape`] and [`HeadsError::NotFinite`], which carry `name`.
+    pub fn new(
+        name: &str,
+        labels: Vec<String>,
+        dim: usize,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+    ) -> Result<Self, HeadsError> {
+        let rows = labels.len();
+        if rows == 0 || dim == 0 || weight.len() != rows * dim || bias.len() != rows {
+            return Err(HeadsError::Shape {
+                head: name.to_owned(),
+                labels: rows,
+                dim,
+                weights: weight.len(),
+                biases: bias.len(),
+            });
+        }
+        if !weight.iter().chain(&bias).all(|v| v.is_finite()) {
+            return Err(HeadsError::NotFinite {
+                head: name.to_owned(),
+            });
+        }
+        Ok(Self {
+            labels,
+            dim,
+            weight,
+            bias,
+        })
+    }
+
+    /// What each row scores, in order.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// Values of the embedding that it reads.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Row-major weights, `[labels, dim]`.
+    pub fn weight(&self) -> &[f32] {
+        &self.weight
+    }
+
+    /// One bias a label.
+    pub fn bias(&self) -> &[f32] {
+        &self.bias
+    }
+
+    /// Writes the logits of `embedding` (length [`LinearHead::dim`]) into `out` (one a label).
+    ///
+    /// # Panics
+    /// Where a length does not fit: that is the caller's error, not the data's.
+    pub fn logits_into(&self, embedding: &[f32], out: &mut [f32]) {
+        assert_eq!(embedding.len(), self.dim, "length of the embedding");
+        assert_eq!(out.len(), self.labels.len(), "length of the output");
+        for ((row, bias), out) in self.weight.chunks_exact(self.dim).zip(&self.bias).zip(out) {
+            *out = bias + row.iter().zip(embedding).map(|(w, x)| w * x).sum::<f32>();
+        }
+    }
+}
+
+/// Turns logits into probabilities that sum to 1, without overflow.
+pub fn softmax_in_place(values: &mut [f32]) {
+    let max = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut sum = 0.0;
+    for v in values.iter_mut() {
+        *v = (*v - max).exp();
+        sum += *v;
+    }
+    for v in values {
+        *v /= sum;
+    }
+}
+
+/// The place of the largest value (the first of equals); 0 for an empty slice.
+pub fn argmax(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (i, v) in values.iter().enumerate() {
+        if *v > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// The heads of a bundle. All read the same embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heads {
+    dim: usize,
+    expression: Option<LinearHead>,
+}
+
+impl Heads {
+    /// Heads over an embedding of `dim` values.
+    ///
+    /// # Errors
+    /// [`HeadsError::Shape`] where a head reads an embedding of another size.
+    pub fn new(dim: usize, expression: Option<LinearHead>) -> Result<Self, HeadsError> {
+        if let Some(head) = expression.as_ref().filter(|head| head.dim != dim) {
+            return Err(HeadsError::Shape {
+                head: EXPRESSION.to_owned(),
+                labels: head.labels.len(),
+                dim,
+                weights: head.weight.len(),
+                biases: head.bias.len(),
+            });
+        }
+        Ok(Self { dim, expression })
+    }
+
+    /// Values of the embedding that they read.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Logits of the expressions, to be put through [`softmax_in_place`].
+    pub fn expression(&self) -> Option<&LinearHead> {
+        self.expression.as_ref()
+    }
+
+    /// Reads `heads.safetensors`: tensors `<head>.weight` `[labels, dim]` and `<head>.bias` `[labels]` in f32, and the
+    /// metadata `format`, `dim` and `<head>.labels` (comma-separated).
+    ///
+    /// # Errors
+    /// [`HeadsError`] for what is damaged, newer, or does not fit together.
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self, HeadsError> {
+        let container = |e: safetensors::SafeTensorError| HeadsError::Container(e.to_string());
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(container)?;
+        let tensors = SafeTensors::deserialize(bytes).map_err(container)?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let number = |key: &str| -> Result<u32, HeadsError> {
+            metadata
+                .get(key)
+                .and_then(|v| v.parse().ok())
+                .ok_or_else(|| HeadsError::Malformed(format!("the metadata lacks a number '{key}'")))
+        };
+        let format = number("format")?;
+        if format > FORMAT {
+            return Err(HeadsError::Newer { found: format });
+        }
+        let dim = number("dim")? as usize;
+        let expression = match metadata.get("expression.labels") {
+            Some(labels) => Some(read_head(&tensors, EXPRESSION, labels, dim)?),
+            None => None,
+        };
+        Self::new(dim, expression)
+    }
+
+    /// The bytes of `heads.safetensors`; [`Heads::from_safetensors`] reads them back to the same values.
+    ///
+    /// # Errors
+    /// [`HeadsError::Container`] where the container's writer fails.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, HeadsError> {
+        let mut metadata = HashMap::from([
+            ("format".into(), FORMAT.to_string()),
+            ("dim".into(), self.dim.to_string()),
+        ]);
+        let mut tensors = Vec::new();
+        if let Some(head) = &self.expression {
+            metadata.insert(format!("{EXPRESSION}.labels"), head.labels.join(","));
+            let rows = head.labels.len();
+            tensors.push((
+                format!("{EXPRESSION}.weight"),
+                F32(vec![rows, head.dim], bytes_of(&head.weight)),
+            ));
+            tensors.push((
+                format!("{EXPRESSION}.bias"),
+                F32(vec![rows], bytes_of(&head.bias)),
+            ));
+        }
+        safetensors::serialize(tensors, Some(metadata)).map_err(|e| HeadsError::Container(e.to_string()))
+    }
+}
+
+const EXPRESSION: &str = "expression";
+
+fn read_head(
+    tensors: &SafeTensors<'_>,
+    name: &str,
+    labels: &str,
+    dim: usize,
+) -> Result<LinearHead, HeadsError> {
+    let values = |part: &str| -> Result<Vec<f32>, HeadsError> {
+        let key = format!("{name}.{part}");
+        let view = tensors
+            .tensor(&key)
+            .map_err(|_| HeadsError::Malformed(format!("tensor '{key}' is missing")))?;
+        if view.dtype() != Dtype::F32 {
+            return Err(HeadsError::Malformed(format!(
+                "tensor '{key}' is {:?}, not F32",
+                view.dtype()
+            )));
+        }
+        let (fours, _) = view.data().as_chunks::<4>();
+        Ok(fours.iter().map(|b| f32::from_le_bytes(*b)).collect())
+    };
+    let labels = labels.split(',').map(str::to_owned).collect();
+    LinearHead::new(name, labels, dim, values("weight")?, values("bias")?)
+}
+
+/// A shape and its values in little-endian f32.
+struct F32(Vec<usize>, Vec<u8>);
+
+impl View for F32 {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.1.as_slice().into()
+    }
+    fn data_len(&self) -> usize {
+        self.1.len()
+    }
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn example() -> Heads {
+        let labels = vec!["neutral".to_owned(), "happy".to_owned()];
+        let head = LinearHead::new(
+            "expression",
+            labels,
+            3,
+            vec![1.0, -2.0, 0.5, 0.0, 3.0, 1.0],
+            vec![0.25, -1.0],
+        );
+        Heads::new(3, Some(head.unwrap())).unwrap()
+    }
+
+    #[test]
+    fn logits_are_the_matrix_product() {
+        let heads = example();
+        let mut out = [0.0; 2];
+        heads
+            .expression()
+            .unwrap()
+            .logits_into(&[2.0, 1.0, 4.0], &mut out);
+        assert_eq!(out, [2.0 - 2.0 + 2.0 + 0.25, 3.0 + 4.0 - 1.0]);
+    }
+
+    #[test]
+    fn softmax_survives_huge_logits() {
+        let mut p = [1000.0, 1000.0 + 2f32.ln(), -1e30];
+        softmax_in_place(&mut p);
+        assert!(
+            (p[0] - 1.0 / 3.0).abs() < 1e-4 && (p[1] - 2.0 / 3.0).abs() < 1e-4 && p[2] == 0.0,
+            "{p:?}"
+        );
+        assert_eq!(argmax(&p), 1);
+    }
+
+    #[test]
+    fn heads_come_back_from_their_file_unchanged() {
+        let heads = example();
+        let bytes = heads.to_safetensors().unwrap();
+        assert_eq!(Heads::from_safetensors(&bytes).unwrap(), heads);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_an_error_and_never_a_panic() {
+        let bytes = example().to_safetensors().unwrap();
+        for end in 0..bytes.len() {
+            assert!(Heads::from_safetensors(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_by_its_number() {
+        let bytes = example().to_safetensors().unwrap();
+        let stated = br#""format":"1""#;
+        let at = bytes.windows(stated.len()).position(|w| w == stated).unwrap();
+        let mut newer = bytes.clone();
+        newer[at + stated.len() - 2] = b'7';
+        let error = Heads::from_safetensors(&newer).unwrap_err().to_string();
+        assert!(error.contains("format 7 is newer"), "{error}");
+    }
+
+    #[test]
+    fn wrong_shapes_and_nan_are_refused() {
+        let labels = || vec!["a".to_owned(), "b".to_owned()];
+        assert!(LinearHead::new("h", labels(), 2, vec![0.0; 3], vec![0.0; 2]).is_err());
+        assert!(LinearHead::new("h", labels(), 2, vec![f32::NAN; 4], vec![0.0; 2]).is_err());
+        assert!(Heads::new(5, example().expression().cloned()).is_err());
+    }
+}

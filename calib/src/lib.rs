@@ -1,0 +1,9 @@
+//! Linear heads over embeddings, and the metrics that judge them.
+//!
+//! The encoder is frozen on a device; what is read from its embedding, and what adapts, is linear. This crate knows
+//! nothing of pictures: it works on embeddings and labels alone.
+
+pub mod heads;
+pub mod metrics;
+
+pub use heads::{Heads, HeadsError, LinearHead, argmax, softmax_in_place};

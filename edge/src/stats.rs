@@ -1,0 +1,133 @@
+//! Latencies of the stages in fixed memory, and the summary of a run.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// The stages of a frame's way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Decoding of a frame.
+    Decode,
+    /// Finding and tracking in a frame.
+    Find,
+    /// Cropping and embedding of a face.
+    Embed,
+    /// Heads of a face.
+    Heads,
+    /// Everything but decoding, of a frame.
+    Total,
+}
+
+impl Stage {
+    const ALL: [Self; 5] = [Self::Decode, Self::Find, Self::Embed, Self::Heads, Self::Total];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Find => "find",
+            Self::Embed => "embed",
+            Self::Heads => "heads",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// Longest time that is told apart from longer ones, in microseconds.
+const MAX_MICROS: u64 = 60_000_000;
+const SIGNIFICANT_DIGITS: u8 = 2;
+
+/// Counts and latencies of a run.
+#[derive(Debug)]
+pub struct Stats {
+    /// Frames processed.
+    pub frames: u64,
+    /// Predictions made.
+    pub faces: u64,
+    /// Frames in which a face was shown.
+    pub frames_with_face: u64,
+    /// Frames (or files) of the source that could not be used.
+    pub dropped: u64,
+    stages: Vec<Histogram<u64>>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        let histogram = || {
+            Histogram::new_with_bounds(1, MAX_MICROS, SIGNIFICANT_DIGITS)
+                .expect("1 to 60,000,000 with 2 digits are bounds that the histogram takes")
+        };
+        Self {
+            frames: 0,
+            faces: 0,
+            frames_with_face: 0,
+            dropped: 0,
+            stages: Stage::ALL.iter().map(|_| histogram()).collect(),
+        }
+    }
+}
+
+impl Stats {
+    /// Counts one duration.
+    pub fn record(&mut self, stage: Stage, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(MAX_MICROS);
+        self.stages[stage as usize].saturating_record(micros.max(1));
+    }
+
+    /// The latency in milliseconds below which the share `quantile` of the durations lies; 0 without any.
+    pub fn quantile_ms(&self, stage: Stage, quantile: f64) -> f64 {
+        self.stages[stage as usize].value_at_quantile(quantile) as f64 / 1000.0
+    }
+
+    /// The summary over a run of `wall`, for people.
+    pub fn summary(&self, wall: Duration) -> Summary<'_> {
+        Summary { stats: self, wall }
+    }
+}
+
+/// Displays a run's counts and latencies on several lines.
+#[derive(Debug)]
+pub struct Summary<'a> {
+    stats: &'a Stats,
+    wall: Duration,
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = self.stats;
+        let fps = stats.frames as f64 / self.wall.as_secs_f64().max(1e-9);
+        let share = 100.0 * stats.frames_with_face as f64 / stats.frames.max(1) as f64;
+        writeln!(
+            f,
+            "{} frames ({share:.1} % with a face), {} faces, {} dropped, {fps:.1} fps",
+            stats.frames, stats.faces, stats.dropped
+        )?;
+        write!(f, "{:>8} {:>9} {:>9} {:>9}", "ms", "p50", "p95", "max")?;
+        for stage in Stage::ALL {
+            let [p50, p95, max] = [0.5, 0.95, 1.0].map(|q| stats.quantile_ms(stage, q));
+            write!(f, "\n{:>8} {p50:>9.2} {p95:>9.2} {max:>9.2}", stage.name())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_a_known_sequence() {
+        let mut stats = Stats::default();
+        for ms in 1..=100 {
+            stats.record(Stage::Find, Duration::from_millis(ms));
+        }
+        for (quantile, expected) in [(0.5, 50.0), (0.95, 95.0), (1.0, 100.0)] {
+            let got = stats.quantile_ms(Stage::Find, quantile);
+            assert!((got - expected).abs() <= expected * 0.01, "{quantile}: {got}");
+        }
+        assert_eq!(stats.quantile_ms(Stage::Heads, 0.5), 0.0);
+        stats.record(Stage::Heads, Duration::from_secs(1 << 30));
+        assert!(stats.quantile_ms(Stage::Heads, 1.0) >= 60_000.0);
+    }
+}

@@ -1,0 +1,258 @@
+//! From light to a picture file's pixels: optics, exposure, sensor and tone curve.
+
+use crate::math::{Vec3, hash2, lerp, pow, smoothstep, v3};
+use crate::picture::Picture;
+use crate::random::Draw;
+use rand::Rng;
+use semblance_face::Frame;
+use std::sync::OnceLock;
+
+/// How the camera sees. All 0 is a perfect camera.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Camera {
+    /// Distance from camera to face, cm: near cameras widen the nose.
+    pub distance_cm: f32,
+    /// Blur out of focus, in thousandths of the picture's height (standard deviation).
+    pub defocus_permille: f32,
+    /// Share of a frame's time that the shutter is open, 0 to 1: how much motion smears.
+    pub shutter: f32,
+    /// Exposure beyond the automatic one, in stops.
+    pub exposure_stops: f32,
+    /// White balance: gains of red and blue relative to green.
+    pub white_balance: [f32; 2],
+    /// Noise of the sensor at mid-grey, in 1/255 (standard deviation).
+    pub noise: f32,
+    /// Contrast around mid-grey, 1 as is.
+    pub contrast: f32,
+    /// Saturation, 1 as is, 0 grey.
+    pub saturation: f32,
+    /// Darkening towards the corners, 0 to 1.
+    pub vignette: f32,
+    /// Sharpening in the camera, 0 to 1.
+    pub sharpen: f32,
+}
+
+impl Camera {
+    /// No blur, no noise, neutral colours, from 80 cm.
+    pub const fn ideal() -> Self {
+        Self {
+            distance_cm: 80.0,
+            defocus_permille: 0.0,
+            shutter: 0.0,
+            exposure_stops: 0.0,
+            white_balance: [1.0, 1.0],
+            noise: 0.0,
+            contrast: 1.0,
+            saturation: 1.0,
+            vignette: 0.0,
+            sharpen: 0.0,
+        }
+    }
+
+    /// A random webcam or phone.
+    pub(crate) fn sample(rng: &mut impl Rng) -> Self {
+        let warm = 0.09 * rng.normal();
+        let bad = rng.unit() * rng.unit();
+        Self {
+            distance_cm: rng.between(42.0, 130.0),
+            defocus_permille: if rng.chance(0.4) {
+                9.0 * bad
+            } else {
+                2.0 * rng.unit()
+            },
+            shutter: rng.between(0.0, 0.9) * rng.unit(),
+            exposure_stops: 0.40 * rng.normal(),
+            white_balance: [1.0 + warm, 1.0 - warm + 0.04 * rng.normal()],
+            noise: 0.6 + 7.0 * rng.unit() * bad + 1.5 * rng.unit(),
+            contrast: 1.0 + 0.11 * rng.normal(),
+            saturation: if rng.chance(0.04) {
+                0.0
+            } else {
+                (1.0 + 0.16 * rng.normal()).clamp(0.5, 1.5)
+            },
+            vignette: 0.45 * rng.unit() * rng.unit(),
+            sharpen: 0.7 * rng.unit() * rng.unit(),
+        }
+    }
+
+    /// Exposes `picture` into `frame`, which has its size. `gain` is the automatic exposure, `smear` the motion in
+    /// pixels during a frame and `seed` the noise's.
+    pub(crate) fn expose(
+        &self,
+        picture: &mut Picture,
+        gain: f32,
+        smear: [f32; 2],
+        seed: u32,
+        frame: &mut Frame,
+        scratch: &mut Vec<[f32; 3]>,
+    ) {
+        let height = picture.height as f32;
+        picture.blur(self.defocus_permille * 1e-3 * height, scratch);
+        picture.smear(
+            0.5 * self.shutter * smear[0],
+            0.5 * self.shutter * smear[1],
+            scratch,
+        );
+        if self.sharpen > 0.01 {
+            sharpen(picture, self.sharpen, scratch);
+        }
+        let gain = gain * pow(2.0, self.exposure_stops);
+        let channel = [gain * self.white_balance[0], gain, gain * self.white_balance[1]];
+        let curve = tone_curve();
+        let (w, h) = (picture.width, picture.height);
+        let (cx, cy) = (0.5 * w as f32, 0.5 * height);
+        let far = 1.0 / (cx * cx + cy * cy);
+        let out = frame.rgb_mut();
+        for y in 0..h {
+            let dy = y as f32 + 0.5 - cy;
+            for x in 0..w {
+                let dx = x as f32 + 0.5 - cx;
+                let edge = 1.0 - self.vignette * (dx * dx + dy * dy) * far;
+                let p = picture.rgb[y * w + x];
+                let p = v3(p[0] * channel[0], p[1] * channel[1], p[2] * channel[2]) * edge;
+                let luma = 0.2126 * p.x + 0.7152 * p.y + 0.0722 * p.z;
+                let p = v3(luma, luma, luma) + (p - v3(luma, luma, luma)) * self.saturation;
+                let noise = sensor_noise(x as i32, y as i32, seed, self.noise);
+                let i = (y * w + x) * 3;
+                for (k, (light, n)) in [(p.x, noise.x), (p.y, noise.y), (p.z, noise.z)]
+                    .into_iter()
+                    .enumerate()
+                {
+                    let v = curve.at(light);
+                    let v = (v - 118.0) * self.contrast + 118.0;
+                    // Shot noise: dark tones are lifted by the curve and noisier in relation.
+                    let v = v + n * lerp(1.25, 0.7, v * (1.0 / 255.0));
+                    out[i + k] = (v + 0.5).clamp(0.0, 255.0) as u8;
+                }
+            }
+        }
+    }
+}
+
+/// Nearly normal noise: mostly of brightness, a little of colour.
+fn sensor_noise(x: i32, y: i32, seed: u32, strength: f32) -> Vec3 {
+    if strength <= 0.0 {
+        return Vec3::ZERO;
+    }
+    let (a, b) = (hash2(x, y, seed), hash2(y, x, seed ^ 0x5EED));
+    let bytes = |h: u32| {
+        // The sum of four bytes has standard deviation 147.8.
+        let s = (h & 255) + (h >> 8 & 255) + (h >> 16 & 255) + (h >> 24);
+        (s as f32 - 510.0) * (1.0 / 147.8)
+    };
+    let byte = |h: u32, shift: u32| ((h >> shift & 255) as f32 - 127.5) * (1.0 / 73.9);
+    let luma = bytes(a) * 0.85;
+    v3(
+        luma + 0.6 * byte(b, 0),
+        luma + 0.5 * byte(b, 8),
+        luma + 0.7 * byte(b, 16),
+    ) * strength
+}
+
+fn sharpen(picture: &mut Picture, amount: f32, scratch: &mut Vec<[f32; 3]>) {
+    scratch.clear();
+    scratch.extend_from_slice(&picture.rgb);
+    let (w, h) = (picture.width, picture.height);
+    for y in 1..h.saturating_sub(1) {
+        for x in 1..w.saturating_sub(1) {
+            let i = y * w + x;
+            for k in 0..3 {
+                let around =
+                    0.25 * (scratch[i - 1][k] + scratch[i + 1][k] + scratch[i - w][k] + scratch[i + w][k]);
+                picture.rgb[i][k] = (scratch[i][k] + amount * (scratch[i][k] - around)).max(0.0);
+            }
+        }
+    }
+}
+
+/// Linear light to 0..255, tabulated.
+struct ToneCurve {
+    values: Vec<f32>,
+}
+
+impl ToneCurve {
+    const STEPS: usize = 4096;
+    /// Light that saturates.
+    const WHITE: f32 = 1.6;
+
+    fn at(&self, light: f32) -> f32 {
+        let x = (light.max(0.0) * (Self::STEPS as f32 / Self::WHITE)).min(Self::STEPS as f32 - 1.001);
+        let i = x as usize;
+        lerp(self.values[i], self.values[i + 1], x - i as f32)
+    }
+}
+
+/// sRGB's curve, with highlights rolled off above 0.75 so that they do not clip hard.
+fn tone_curve() -> &'static ToneCurve {
+    static CURVE: OnceLock<ToneCurve> = OnceLock::new();
+    CURVE.get_or_init(|| ToneCurve {
+        values: (0..=ToneCurve::STEPS)
+            .map(|i| {
+                let x = i as f32 / ToneCurve::STEPS as f32 * ToneCurve::WHITE;
+                let rolled = if x < 0.6 {
+                    x
+                } else {
+                    0.6 + 0.4 * smooth_shoulder((x - 0.6) / 0.4)
+                };
+                let s = if rolled <= 0.003_130_8 {
+                    12.92 * rolled
+                } else {
+                    1.055 * pow(rolled, 1.0 / 2.4) - 0.055
+                };
+                255.0 * s.min(1.0)
+            })
+            .collect(),
+    })
+}
+
+/// Rises with slope 1 from 0 and reaches 1 at 2.5.
+fn smooth_shoulder(x: f32) -> f32 {
+    let t = (x / 2.5).clamp(0.0, 1.0);
+    // The quadratic Bezier curve through (0,0), (1,1), (2.5,1), near enough as a blend.
+    lerp(x / (1.0 + 0.45 * x), 1.0, smoothstep(0.6, 1.0, t))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn exposed(camera: &Camera, light: f32) -> Vec<u8> {
+        let mut p = Picture::from_fn(64, 48, |_, _| v3(light, light, light));
+        let mut frame = Frame::black(64, 48).unwrap();
+        camera.expose(&mut p, 1.0, [0.0; 2], 7, &mut frame, &mut Vec::new());
+        frame.rgb().to_vec()
+    }
+
+    #[test]
+    fn an_ideal_camera_follows_srgb_below_the_shoulder_and_never_falls() {
+        for (light, srgb) in [(0.0, 0), (0.05, 63), (0.18, 118), (0.4, 170), (0.55, 195)] {
+            let v = exposed(&Camera::ideal(), light)[0];
+            assert!(v.abs_diff(srgb) <= 1, "{light}: {v}, not {srgb}");
+        }
+        let mut last = 0;
+        for i in 0..200 {
+            let v = exposed(&Camera::ideal(), i as f32 * 0.01)[0];
+            assert!(v >= last);
+            last = v;
+        }
+        assert!(last >= 250);
+    }
+
+    #[test]
+    fn noise_has_the_stated_strength_and_no_bias() {
+        let camera = Camera {
+            noise: 6.0,
+            ..Camera::ideal()
+        };
+        let v = exposed(&camera, 0.18);
+        let mean = v.iter().map(|&b| f32::from(b)).sum::<f32>() / v.len() as f32;
+        let var = v
+            .iter()
+            .map(|&b| (f32::from(b) - mean) * (f32::from(b) - mean))
+            .sum::<f32>()
+            / v.len() as f32;
+        assert!((mean - 118.0).abs() < 1.0, "{mean}");
+        assert!((4.5..8.0).contains(&var.sqrt()), "{}", var.sqrt());
+    }
+}

@@ -1,0 +1,453 @@
+//! The spatial augmentation of SSLFER 4.1, batched on the training device.
+//!
+//! Every picture of a batch gets draws of its own. The draws are made on the host from the batch's own seed, so that
+//! a run that is resumed sees the same views, on any device.
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+/// What is drawn, and how strongly. The defaults are SSLFER's (section 4.1 and its authors' settings).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Probability of masking eyes or mouth, where landmarks are known.
+    pub mask_p: f64,
+    /// Least and greatest side of the square crop, as a share of the picture's side. SSLFER resizes to 128 px and
+    /// crops 112 px: 0.875 both.
+    pub crop_scale: [f64; 2],
+    /// Probability of a horizontal flip.
+    pub flip_p: f64,
+    /// Probability of changing colours.
+    pub jitter_p: f64,
+    /// Brightness factor within `1 +- brightness`.
+    pub brightness: f64,
+    /// Contrast factor within `1 +- contrast`.
+    pub contrast: f64,
+    /// Saturation factor within `1 +- saturation`.
+    pub saturation: f64,
+    /// Hue turn within `+- hue` of a full turn.
+    pub hue: f64,
+    /// Probability of blurring.
+    pub blur_p: f64,
+    /// Taps of the Gaussian blur, an odd number.
+    pub blur_kernel: i64,
+    /// Probability of turning grey.
+    pub grey_p: f64,
+}
+
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        Self {
+            mask_p: 0.8,
+            crop_scale: [0.875, 0.875],
+            flip_p: 0.5,
+            jitter_p: 1.0,
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.4,
+            hue: 0.2,
+            blur_p: 0.5,
+            blur_kernel: 3,
+            grey_p: 0.2,
+        }
+    }
+}
+
+impl AugmentConfig {
+    /// Flips and small shifts alone: for supervised training of pictures whose colours are as they should be.
+    pub fn light() -> Self {
+        Self {
+            mask_p: 0.0,
+            jitter_p: 0.5,
+            hue: 0.0,
+            saturation: 0.0,
+            blur_p: 0.0,
+            grey_p: 0.0,
+            ..Self::default()
+        }
+    }
+
+    /// The first setting that makes no sense, in words.
+    pub fn problem(&self) -> Option<String> {
+        let shares = [
+            ("mask_p", self.mask_p),
+            ("flip_p", self.flip_p),
+            ("jitter_p", self.jitter_p),
+            ("blur_p", self.blur_p),
+            ("grey_p", self.grey_p),
+            ("brightness", self.brightness),
+            ("contrast", self.contrast),
+            ("saturation", self.saturation),
+            ("hue", self.hue),
+        ];
+        if let Some((name, value)) = shares.into_iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
+            return Some(format!("{name} = {value} is outside [0, 1]"));
+        }
+        let [low, high] = self.crop_scale;
+        if !(low > 0.0 && low <= high && high <= 1.0) {
+            return Some(format!(
+                "crop_scale = [{low}, {high}] is not 0 < low <= high <= 1"
+            ));
+        }
+        if self.blur_kernel < 1 || self.blur_kernel % 2 == 0 {
+            return Some(format!(
+                "blur_kernel = {} is not odd and positive",
+                self.blur_kernel
+            ));
+        }
+        None
+    }
+}
+
+/// iBUG landmarks of the eyes.
+const EYES: std::ops::Range<usize> = 36..48;
+/// iBUG landmarks of the mouth.
+const MOUTH: std::ops::Range<usize> = 48..68;
+/// SSLFER widens a region's box by 10 px on pictures of 128 px.
+const MASK_MARGIN: f32 = 10.0 / 128.0;
+const MIN_SIGMA: f64 = 0.1;
+const MAX_SIGMA: f64 = 2.0;
+
+/// Landmarks of a picture in shares of its sides, `[x0, y0, x1, y1, ..]`; `None` where unknown.
+pub type Landmarks = Option<[f32; 136]>;
+
+/// Draws one view of every picture.
+///
+/// `pictures` is `[N,3,H,W]` with values in `[0,1]`; `landmarks` has an entry a picture, or none at all. The views
+/// are `[N,3,side,side]` in `[0,1]`. Brightness, saturation, hue and grey are linear in a colour and are applied as
+/// one matrix after the contrast; values are clamped once, at the end.
+pub fn augment(
+    pictures: &Tensor,
+    landmarks: &[Landmarks],
+    config: &AugmentConfig,
+    side_px: i64,
+    seed: u64,
+) -> Tensor {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let count = pictures.size()[0] as usize;
+    let device = pictures.device();
+    let masked = mask(pictures, landmarks, config, &mut rng);
+    let cropped = crop(&masked, config, side_px, count, &mut rng);
+    let coloured = jitter(&cropped, config, count, &mut rng);
+    let sigmas = (0..count).map(|_| {
+        let sigma = rng.random_range(MIN_SIGMA..MAX_SIGMA);
+        if rng.random_bool(config.blur_p) {
+            sigma
+        } else {
+            0.0
+        }
+    });
+    let sigmas: Vec<f64> = sigmas.collect();
+    if config.blur_p == 0.0 || config.blur_kernel == 1 {
+        return coloured;
+    }
+    blur(&coloured, &sigmas, config.blur_kernel, device)
+}
+
+/// Fills an ellipse over the eyes or the mouth with the picture's mean colour.
+fn mask(pictures: &Tensor, landmarks: &[Landmarks], config: &AugmentConfig, rng: &mut impl Rng) -> Tensor {
+    let mut ellipses = Vec::new();
+    for entry in landmarks {
+        let masked = rng.random_bool(config.mask_p);
+        let region = if rng.random_bool(0.5) { EYES } else { MOUTH };
+        ellipses.push(match entry {
+            Some(points) if masked => ellipse_over(&points[2 * region.start..2 * region.end]),
+            _ => [0.0, 0.0, 0.0, 0.0],
+        });
+    }
+    if ellipses.iter().all(|e| e[2] == 0.0) {
+        return pictures.shallow_clone();
+    }
+    let device = pictures.device();
+    let size = pictures.size();
+    let ellipses = Tensor::from_slice2(&ellipses)
+        .to_device(device)
+        .view([-1, 4, 1, 1]);
+    let part = |i| ellipses.narrow(1, i, 1);
+    let centres = |n: i64| (Tensor::arange(n, (Kind::Float, device)) + 0.5) / n as f64;
+    let dx = (centres(size[3]).view([1, 1, 1, -1]) - part(0)) / part(2).clamp_min(1e-6);
+    let dy = (centres(size[2]).view([1, 1, -1, 1]) - part(1)) / part(3).clamp_min(1e-6);
+    let inside = (dx.square() + dy.square()).le(1.0);
+    let mean = pictures
+        .mean_dim([2, 3].as_slice(), true, None)
+        .expand_as(pictures);
+    mean.where_self(&inside, pictures)
+}
+
+/// Centre and half axes of the ellipse in the widened box of these points.
+fn ellipse_over(points: &[f32]) -> [f32; 4] {
+    let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
+    for point in points.chunks_exact(2) {
+        for axis in 0..2 {
+            low[axis] = low[axis].min(point[axis]);
+            high[axis] = high[axis].max(point[axis]);
+        }
+    }
+    let half = |axis: usize| (high[axis] - low[axis]) / 2.0 + MASK_MARGIN;
+    [
+        (low[0] + high[0]) / 2.0,
+        (low[1] + high[1]) / 2.0,
+        half(0),
+        half(1),
+    ]
+}
+
+/// A square crop of random size and place, flipped or not, resampled to `side_px` by bilinear interpolation.
+fn crop(pictures: &Tensor, config: &AugmentConfig, side_px: i64, count: usize, rng: &mut impl Rng) -> Tensor {
+    let [low, high] = config.crop_scale;
+    let mut theta = Vec::with_capacity(count * 6);
+    for _ in 0..count {
+        let scale = if low < high {
+            rng.random_range(low..=high)
+        } else {
+            low
+        };
+        let play = 1.0 - scale;
+        let (dx, dy) = (
+            rng.random_range(-1.0..=1.0) * play,
+            rng.random_range(-1.0..=1.0) * play,
+        );
+        let flip = if rng.random_bool(config.flip_p) { -1.0 } else { 1.0 };
+        theta.extend([scale * flip, 0.0, dx, 0.0, scale, dy].map(|v| v as f32));
+    }
+    let theta = Tensor::from_slice(&theta)
+        .view([-1, 2, 3])
+        .to_device(pictures.device());
+    let grid = Tensor::affine_grid_generator(&theta, [count as i64, 3, side_px, side_px], false);
+    const BILINEAR: i64 = 0;
+    const BORDER: i64 = 1;
+    pictures.grid_sampler_2d(&grid, BILINEAR, BORDER, false)
+}
+
+/// Luma of RGB (ITU-R BT.601), the grey that torchvision's jitter uses.
+const LUMA: [f64; 3] = [0.299, 0.587, 0.114];
+
+type Matrix = [[f64; 3]; 3];
+
+fn product(a: &Matrix, b: &Matrix) -> Matrix {
+    std::array::from_fn(|i| std::array::from_fn(|j| (0..3).map(|k| a[i][k] * b[k][j]).sum()))
+}
+
+/// Mixes a colour with its grey: 1 keeps it, 0 is grey.
+fn saturation(factor: f64) -> Matrix {
+    std::array::from_fn(|i| {
+        std::array::from_fn(|j| (1.0 - factor) * LUMA[j] + if i == j { factor } else { 0.0 })
+    })
+}
+
+/// Turns a colour about the grey axis by `turns` of a full turn (Rodrigues' formula).
+fn hue(turns: f64) -> Matrix {
+    let (sin, cos) = (turns * std::f64::consts::TAU).sin_cos();
+    let same = cos + (1.0 - cos) / 3.0;
+    let (right, left) = (
+        (1.0 - cos) / 3.0 - sin / 3f64.sqrt(),
+        (1.0 - cos) / 3.0 + sin / 3f64.sqrt(),
+    );
+    [[same, right, left], [left, same, right], [right, left, same]]
+}
+
+/// Contrast about the mean luma, then brightness, saturation, hue and grey as one matrix.
+fn jitter(pictures: &Tensor, config: &AugmentConfig, count: usize, rng: &mut impl Rng) -> Tensor {
+    let mut matrices = Vec::with_capacity(count * 9);
+    let mut contrasts = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut around = |spread: f64| {
+            if spread > 0.0 {
+                rng.random_range(-spread..=spread)
+            } else {
+                0.0
+            }
+        };
+        let draws = [config.brightness, config.contrast, config.saturation, config.hue].map(&mut around);
+        let [brightness, contrast, colour, turn] = if rng.random_bool(config.jitter_p) {
+            draws
+        } else {
+            [0.0; 4]
+        };
+        let mut matrix = product(&hue(turn), &saturation(1.0 + colour));
+        if rng.random_bool(config.grey_p) {
+            matrix = product(&saturation(0.0), &matrix);
+        }
+        matrices.extend(
+            matrix
+                .as_flattened()
+                .iter()
+                .map(|v| (v * (1.0 + brightness)) as f32),
+        );
+        contrasts.push((1.0 + contrast) as f32);
+    }
+    let device = pictures.device();
+    let matrices = Tensor::from_slice(&matrices).view([-1, 3, 3]).to_device(device);
+    let contrasts = Tensor::from_slice(&contrasts).view([-1, 1, 1]).to_device(device);
+    let size = pictures.size();
+    let flat = pictures.reshape([size[0], 3, -1]);
+    let luma = Tensor::from_slice(&LUMA)
+        .to_kind(Kind::Float)
+        .to_device(device)
+        .view([1, 3, 1]);
+    let mean = (&flat * luma)
+        .sum_dim_intlist([1].as_slice(), true, None)
+        .mean_dim([2].as_slice(), true, None);
+    let contrasted = &flat * &contrasts + mean * (1.0 - &contrasts);
+    matrices.matmul(&contrasted).clamp(0.0, 1.0).view(size.as_slice())
+}
+
+/// Blurs each picture with a separable Gaussian of its own deviation in pixels (0: not at all), edges reflected.
+fn blur(pictures: &Tensor, sigmas: &[f64], kernel: i64, device: Device) -> Tensor {
+    let reach = kernel / 2;
+    let weights: Vec<f32> = sigmas.iter().flat_map(|&sigma| gaussian(sigma, reach)).collect();
+    let weights = Tensor::from_slice(&weights)
+        .view([-1, kernel, 1, 1])
+        .to_device(device);
+    let padded = pictures.reflection_pad2d([reach; 4]);
+    let size = pictures.size();
+    let pass = |x: &Tensor, dim: i64, length: i64| {
+        (0..kernel).fold(Tensor::new(), |sum, tap| {
+            let term = x.narrow(dim, tap, length) * weights.narrow(1, tap, 1);
+            if sum.defined() { sum + term } else { term }
+        })
+    };
+    pass(&pass(&padded, 3, size[3]), 2, size[2])
+}
+
+/// `2 reach + 1` weights that sum to 1.
+fn gaussian(sigma: f64, reach: i64) -> impl Iterator<Item = f32> {
+    let weight = move |i: i64| {
+        if sigma > 0.0 {
+            (-0.5 * (i as f64 / sigma).powi(2)).exp()
+        } else {
+            f64::from(u8::from(i == 0))
+        }
+    };
+    let sum: f64 = (-reach..=reach).map(weight).sum();
+    (-reach..=reach).map(move |i| (weight(i) / sum) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const OFF: AugmentConfig = AugmentConfig {
+        mask_p: 0.0,
+        crop_scale: [1.0, 1.0],
+        flip_p: 0.0,
+        jitter_p: 0.0,
+        brightness: 0.4,
+        contrast: 0.4,
+        saturation: 0.4,
+        hue: 0.2,
+        blur_p: 0.0,
+        blur_kernel: 3,
+        grey_p: 0.0,
+    };
+
+    fn pictures() -> Tensor {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let values: Vec<f32> = (0..2 * 3 * 12 * 12).map(|_| rng.random_range(0.0..1.0)).collect();
+        Tensor::from_slice(&values).view([2, 3, 12, 12])
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    fn at(t: &Tensor, n: i64, c: i64, y: i64, x: i64) -> f64 {
+        t.double_value(&[n, c, y, x])
+    }
+
+    #[test]
+    fn everything_off_is_the_identity_and_the_seed_decides() {
+        let x = pictures();
+        assert!(distance(&augment(&x, &[], &OFF, 12, 1), &x) < 1e-5);
+        let on = AugmentConfig::default();
+        let view = |seed| augment(&x, &[], &on, 8, seed);
+        assert_eq!(distance(&view(5), &view(5)), 0.0);
+        assert!(distance(&view(5), &view(6)) > 0.01);
+        assert_eq!(view(5).size(), [2, 3, 8, 8]);
+        assert!(view(5).min().double_value(&[]) >= 0.0 && view(5).max().double_value(&[]) <= 1.0 + 1e-6);
+    }
+
+    #[test]
+    fn a_flip_mirrors_columns() {
+        let x = pictures();
+        let y = augment(&x, &[], &AugmentConfig { flip_p: 1.0, ..OFF }, 12, 1);
+        assert!(distance(&y, &x.flip([3])) < 1e-5);
+    }
+
+    #[test]
+    fn grey_is_luma_in_every_channel() {
+        let x = pictures();
+        let y = augment(&x, &[], &AugmentConfig { grey_p: 1.0, ..OFF }, 12, 1);
+        let expected: f64 = (0..3).map(|c| LUMA[c as usize] * at(&x, 1, c, 4, 7)).sum();
+        for c in 0..3 {
+            assert!((at(&y, 1, c, 4, 7) - expected).abs() < 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_hue_turn_of_a_third_permutes_the_channels_and_keeps_grey() {
+        let turned = hue(1.0 / 3.0);
+        let colour = [0.9, 0.2, 0.4];
+        let out: Vec<f64> = turned
+            .iter()
+            .map(|row| (0..3).map(|k| row[k] * colour[k]).sum())
+            .collect();
+        for (got, want) in out.iter().zip([0.4, 0.9, 0.2]) {
+            assert!((got - want).abs() < 1e-9, "{out:?}");
+        }
+        for row in hue(0.137) {
+            assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+        }
+    }
+
+    #[test]
+    fn blur_is_the_gaussian_sum_over_neighbours() {
+        let x = pictures();
+        let sigma = 0.9;
+        let y = blur(&x, &[0.0, sigma], 3, Device::Cpu);
+        assert!(
+            distance(&y.narrow(0, 0, 1), &x.narrow(0, 0, 1)) < 1e-6,
+            "a deviation of 0 leaves a picture"
+        );
+        let w = |d: i64| (-0.5 * (d as f64 / sigma).powi(2)).exp();
+        let (mut sum, mut norm) = (0.0, 0.0);
+        for dy in -1..=1 {
+            for dx in -1..=1 {
+                sum += w(dx) * w(dy) * at(&x, 1, 2, 5 + dy, 6 + dx);
+                norm += w(dx) * w(dy);
+            }
+        }
+        assert!((at(&y, 1, 2, 5, 6) - sum / norm).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_mask_covers_eyes_or_mouth_and_nothing_else() {
+        let x = pictures();
+        let mut points = [0.0; 136];
+        for i in 0..68 {
+            points[2 * i] = 0.5;
+            points[2 * i + 1] = if EYES.contains(&i) { 0.2 } else { 0.8 };
+        }
+        let config = AugmentConfig { mask_p: 1.0, ..OFF };
+        let y = augment(&x, &[Some(points), None], &config, 12, 4);
+        assert!(
+            distance(&y.narrow(0, 1, 1), &x.narrow(0, 1, 1)) < 1e-5,
+            "no landmarks, no mask"
+        );
+        let mean = x.narrow(0, 0, 1).mean_dim([2, 3].as_slice(), false, None);
+        let changed: Vec<(i64, i64)> = (0..12)
+            .flat_map(|r| (0..12).map(move |c| (r, c)))
+            .filter(|&(r, c)| (at(&y, 0, 0, r, c) - at(&x, 0, 0, r, c)).abs() > 1e-4)
+            .collect();
+        assert!(!changed.is_empty());
+        for (r, c) in changed {
+            assert!((at(&y, 0, 0, r, c) - mean.double_value(&[0, 0])).abs() < 1e-4);
+            let (dy, dx) = ((r as f32 + 0.5) / 12.0, (c as f32 + 0.5) / 12.0 - 0.5);
+            let near = |centre: f32| (dy - centre).hypot(dx) <= MASK_MARGIN + 1e-3;
+            assert!(near(0.2) || near(0.8), "row {r} column {c}");
+        }
+    }
+}

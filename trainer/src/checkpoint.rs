@@ -1,0 +1,274 @@
+//! One file with everything that a run needs to go on: weights, buffers, optimiser state and progress.
+//!
+//! A checkpoint is a safetensors file. Tensors are named `model.<variable>` and as the optimiser names its own; the
+//! metadata entry `semblance` holds [`Meta`] as JSON. It is written beside its place and renamed, so a crash leaves
+//! the previous one.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, nn};
+use thiserror::Error;
+
+use crate::nets::Backbone;
+
+/// The version of checkpoint that this build writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// The file's name within a run's folder.
+pub const FILE_NAME: &str = "checkpoint.safetensors";
+
+const META_KEY: &str = "semblance";
+const MODEL: &str = "model.";
+
+/// What a checkpoint is of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    /// Format version, [`FORMAT`].
+    pub format: u32,
+    /// The encoder's architecture.
+    pub backbone: Backbone,
+    /// Side of its input in pixels.
+    pub side_px: u32,
+    /// Channel means that crops in `[0,1]` are normalised with.
+    pub mean: [f32; 3],
+    /// Channel deviations that crops in `[0,1]` are normalised with.
+    pub std: [f32; 3],
+    /// How the weights came to be: a method, or `finetune`.
+    pub method: String,
+    /// Labels of the linear head `head.*`, where the run trained one.
+    pub labels: Vec<String>,
+    /// Steps done.
+    pub step: i64,
+    /// The run's configuration.
+    pub config: toml::Table,
+    /// Scores measured at its end, by name.
+    pub scores: toml::Table,
+}
+
+/// Why a checkpoint could not be written or read.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The file could not be opened, read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not a checkpoint, or a damaged one.
+    #[error("{}: not a readable checkpoint: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A newer version wrote it.
+    #[error("{}: checkpoint format {found} is newer than this build reads (up to {FORMAT}): update Semblance", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version that it states.
+        found: u32,
+    },
+    /// It does not hold a tensor that the model needs, or holds another shape.
+    #[error("{}: tensor '{name}' {problem}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Weights and buffers of `vs`, named for a checkpoint.
+pub fn model_tensors(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
+    vs.variables()
+        .into_iter()
+        .map(|(name, tensor)| (format!("{MODEL}{name}"), tensor))
+        .collect()
+}
+
+/// Writes a checkpoint to `path`, whole or not at all.
+///
+/// # Errors
+/// [`CheckpointError::Io`] where the disk does not take it; a checkpoint that was there stays.
+pub fn save(path: &Path, meta: &Meta, tensors: Vec<(String, Tensor)>) -> Result<(), CheckpointError> {
+    let io = |source| CheckpointError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let malformed = |reason: String| CheckpointError::Malformed {
+        path: path.to_owned(),
+        reason,
+    };
+    let json = serde_json::to_string(meta).map_err(|e| malformed(e.to_string()))?;
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let view = Floats::of(&tensor).map_err(|e| malformed(format!("tensor '{name}': {e}")))?;
+        views.push((name, view));
+    }
+    views.sort_by(|a, b| a.0.cmp(&b.0));
+    let bytes = safetensors::serialize(views, Some(HashMap::from([(META_KEY.to_owned(), json)])))
+        .map_err(|e| malformed(e.to_string()))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+    file.write_all(&bytes)
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(io)?;
+    file.persist(path).map_err(|e| io(e.error))?;
+    File::open(folder).and_then(|f| f.sync_all()).map_err(io)
+}
+
+/// A checkpoint in memory.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    /// What it is of.
+    pub meta: Meta,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Checkpoint {
+    /// Reads `path`: a checkpoint, or a run's folder with one in it.
+    ///
+    /// # Errors
+    /// [`CheckpointError`], which names the file.
+    pub fn load(path: &Path) -> Result<Self, CheckpointError> {
+        let path = if path.is_dir() {
+            path.join(FILE_NAME)
+        } else {
+            path.to_owned()
+        };
+        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        let malformed = |reason: String| CheckpointError::Malformed {
+            path: path.clone(),
+            reason,
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let container = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let json = header
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get(META_KEY))
+            .ok_or_else(|| malformed(format!("the metadata lacks '{META_KEY}'")))?;
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
+        if version.format > FORMAT {
+            return Err(CheckpointError::Newer {
+                path,
+                found: version.format,
+            });
+        }
+        let meta = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
+        let mut tensors = HashMap::new();
+        for (name, view) in container.tensors() {
+            if view.dtype() != Dtype::F32 {
+                return Err(malformed(format!(
+                    "tensor '{name}' is {:?}, not F32",
+                    view.dtype()
+                )));
+            }
+            let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
+            let (fours, _) = view.data().as_chunks::<4>();
+            let values: Vec<f32> = fours.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            tensors.insert(name, Tensor::from_slice(&values).reshape(shape));
+        }
+        Ok(Self { path, meta, tensors })
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] where there is none.
+    pub fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        let tensor = self.tensors.get(name).map(Tensor::shallow_clone);
+        tensor.ok_or_else(|| self.problem(name, "is missing".to_owned()))
+    }
+
+    /// Copies every variable of `vs` from the checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] for one that is missing or has another shape.
+    pub fn restore(&self, vs: &nn::VarStore) -> Result<(), CheckpointError> {
+        for (name, mut variable) in vs.variables() {
+            let name = format!("{MODEL}{name}");
+            let saved = self.tensor(&name)?;
+            if saved.size() != variable.size() {
+                let problem = format!("has shape {:?}, not {:?}", saved.size(), variable.size());
+                return Err(self.problem(&name, problem));
+            }
+            tch::no_grad(|| variable.copy_(&saved));
+        }
+        Ok(())
+    }
+
+    fn problem(&self, name: &str, problem: String) -> CheckpointError {
+        CheckpointError::Tensor {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            problem,
+        }
+    }
+}
+
+/// A tensor's shape and values in little-endian f32.
+struct Floats {
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Floats {
+    fn of(tensor: &Tensor) -> Result<Self, tch::TchError> {
+        let values = floats(tensor)?;
+        let shape = tensor.size().iter().map(|&d| d as usize).collect();
+        Ok(Self {
+            shape,
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        })
+    }
+}
+
+/// The tensor's values in row-major order.
+///
+/// # Errors
+/// Those of libtorch where the values cannot be copied to the host.
+pub fn floats(tensor: &Tensor) -> Result<Vec<f32>, tch::TchError> {
+    Vec::try_from(
+        tensor
+            .detach()
+            .to_device(tch::Device::Cpu)
+            .to_kind(Kind::Float)
+            .contiguous()
+            .flatten(0, -1),
+    )
+}
+
+impl View for Floats {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+    fn data(&self) -> std::borrow::Cow<'_, [u8]> {
+        self.bytes.as_slice().into()
+    }
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}

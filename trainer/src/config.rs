@@ -1,0 +1,70 @@
+//! Configuration: defaults, then a TOML file, then the environment and flags.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The configuration in `path`, or the defaults where there is none; then `overrides`, a table of what flags and
+/// environment set.
+///
+/// # Errors
+/// Names the file and the setting that cannot be read.
+pub fn layered<T: DeserializeOwned>(path: Option<&Path>, overrides: toml::Table) -> anyhow::Result<T> {
+    let mut table = match path {
+        Some(path) => read_table(path)?,
+        None => toml::Table::new(),
+    };
+    merge(&mut table, overrides);
+    let one_line = |e: toml::de::Error| anyhow::anyhow!("{}", e.message().replace('\n', " "));
+    let origin = || path.map_or_else(|| "configuration".to_owned(), |p| p.display().to_string());
+    toml::Value::Table(table)
+        .try_into()
+        .map_err(one_line)
+        .with_context(origin)
+}
+
+/// A TOML file as a table.
+///
+/// # Errors
+/// Names the file.
+pub fn read_table(path: &Path) -> anyhow::Result<toml::Table> {
+    let at = || path.display().to_string();
+    std::fs::read_to_string(path)
+        .with_context(at)?
+        .parse()
+        .with_context(at)
+}
+
+/// The settings of `value` that are set (TOML has no null: `None` is left out).
+///
+/// # Errors
+/// Where a value cannot stand in TOML.
+pub fn table_of(value: &impl Serialize) -> anyhow::Result<toml::Table> {
+    toml::Table::try_from(value).context("configuration")
+}
+
+fn merge(base: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn later_layers_win_key_by_key() {
+        let mut base: toml::Table = "a = 1\n[t]\nx = 1\ny = 2".parse().unwrap();
+        merge(&mut base, "b = 3\n[t]\ny = 5".parse().unwrap());
+        assert_eq!(base, "a = 1\nb = 3\n[t]\nx = 1\ny = 5".parse().unwrap());
+    }
+}

@@ -1,0 +1,128 @@
+//! Batches of pictures from a store, decoded on every core ahead of the training device.
+
+use crossbeam::channel::{Receiver, bounded};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use semblance_face::align::resize_crop;
+use tch::{Device, Kind, Tensor};
+
+use crate::augment::Landmarks;
+use crate::store::{Store, StoreError};
+
+/// Batches that are decoded ahead.
+const AHEAD: usize = 3;
+
+/// A batch of pictures.
+#[derive(Debug)]
+pub struct Batch {
+    /// Their numbers in the store.
+    pub indices: Vec<usize>,
+    /// `[N,3,S,S]`, u8, on the host.
+    pub pictures: Tensor,
+    /// Where known, else `None`; one a picture.
+    pub landmarks: Vec<Landmarks>,
+}
+
+impl Batch {
+    /// Decodes these frames and brings them to `side_px`.
+    ///
+    /// # Errors
+    /// [`StoreError::Picture`], which names the frame.
+    pub fn load(store: &Store, indices: Vec<usize>, side_px: u32) -> Result<Self, StoreError> {
+        let bytes = (side_px * side_px * 3) as usize;
+        let mut pixels = vec![0u8; indices.len() * bytes];
+        indices
+            .par_iter()
+            .zip(pixels.par_chunks_exact_mut(bytes))
+            .try_for_each(|(&i, out)| {
+                resize_crop(&store.record(i).decode()?, side_px, out);
+                Ok(())
+            })?;
+        let side = i64::from(side_px);
+        let pictures = Tensor::from_slice(&pixels)
+            .view([-1, side, side, 3])
+            .permute([0, 3, 1, 2])
+            .contiguous();
+        let landmarks = indices.iter().map(|&i| store.record(i).landmarks()).collect();
+        Ok(Self {
+            indices,
+            pictures,
+            landmarks,
+        })
+    }
+
+    /// The pictures on `device`, as f32 in `[0,1]`.
+    pub fn to_unit(&self, device: Device) -> Tensor {
+        self.pictures.to_device(device).to_kind(Kind::Float) / 255.0
+    }
+}
+
+/// Decodes batches on a thread of its own, a few ahead of whoever receives them. The thread ends when all are done, at
+/// the first error, or when the receiver is dropped.
+pub fn prefetch<'scope, 'env>(
+    scope: &'scope std::thread::Scope<'scope, 'env>,
+    store: &'env Store,
+    batches: impl Iterator<Item = Vec<usize>> + Send + 'scope,
+    side_px: u32,
+) -> Receiver<Result<Batch, StoreError>> {
+    let (sender, receiver) = bounded(AHEAD);
+    scope.spawn(move || {
+        for indices in batches {
+            let batch = Batch::load(store, indices, side_px);
+            let failed = batch.is_err();
+            if sender.send(batch).is_err() || failed {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// The order in which an epoch visits `indices`: a permutation that follows from seed and epoch alone.
+pub fn epoch_order(indices: &[usize], seed: u64, epoch: i64) -> Vec<usize> {
+    let mut order = indices.to_vec();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(mix(seed, epoch as u64)));
+    order
+}
+
+/// A seed of its own for a numbered part of a seeded whole (SplitMix64's finaliser, Steele et al. 2014).
+pub fn mix(seed: u64, part: u64) -> u64 {
+    let mut z = seed.wrapping_add(part.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// `(pictures - mean) / std` a channel, for pictures in `[0,1]`.
+pub fn normalise(pictures: &Tensor, mean: [f32; 3], std: [f32; 3]) -> Tensor {
+    let channel = |values: [f32; 3]| {
+        Tensor::from_slice(&values)
+            .view([1, 3, 1, 1])
+            .to_device(pictures.device())
+    };
+    (pictures - channel(mean)) / channel(std)
+}
+
+/// The device that training uses: the first GPU where libtorch can open one, else the CPU.
+pub fn training_device() -> Device {
+    Device::cuda_if_available()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epochs_order_is_a_permutation_of_its_own() {
+        let indices: Vec<usize> = (100..200).collect();
+        let first = epoch_order(&indices, 1, 0);
+        let mut sorted = first.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, indices);
+        assert_eq!(first, epoch_order(&indices, 1, 0));
+        assert_ne!(first, epoch_order(&indices, 1, 1));
+        assert_ne!(first, epoch_order(&indices, 2, 0));
+    }
+}

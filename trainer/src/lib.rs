@@ -1,0 +1,15 @@
+//! Clip store, self-supervised pretraining, evaluation and export of face encoders.
+
+pub mod augment;
+pub mod checkpoint;
+pub mod config;
+pub mod data;
+pub mod export;
+pub mod method;
+pub mod nets;
+pub mod ntxent;
+pub mod optim;
+pub mod prepare;
+pub mod pretrain;
+pub mod progress;
+pub mod store;

@@ -1,0 +1,243 @@
+//! The parts that encoders are made of.
+
+use std::fmt::Debug;
+
+use tch::{Kind, TchError, Tensor, nn, nn::Module, nn::ModuleT};
+
+use crate::export::{GraphWriter, Value};
+
+/// A part of an encoder that computes and that can write itself, folded, into an ONNX graph.
+pub trait Layer: Debug {
+    /// Computes; `train` selects batch statistics.
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor;
+
+    /// Writes the nodes that compute the same as `forward(x, false)`.
+    ///
+    /// # Errors
+    /// Those of reading the weights.
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError>;
+}
+
+/// A convolution without bias and the batch normalisation after it.
+#[derive(Debug)]
+pub(super) struct ConvBn {
+    conv: nn::Conv2D,
+    bn: nn::BatchNorm,
+    stride: i64,
+    padding: i64,
+}
+
+/// tch's default would draw the scale from uniform(0,1).
+fn batch_norm(path: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
+    nn::batch_norm2d(
+        path,
+        channels,
+        nn::BatchNormConfig {
+            ws_init: nn::Init::Const(1.0),
+            ..Default::default()
+        },
+    )
+}
+
+impl ConvBn {
+    pub(super) fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
+        let padding = kernel / 2;
+        let config = nn::ConvConfig {
+            stride,
+            padding,
+            bias: false,
+            ws_init: nn::init::DEFAULT_KAIMING_NORMAL,
+            ..Default::default()
+        };
+        Self {
+            conv: nn::conv2d(path / "conv", c_in, c_out, kernel, config),
+            bn: batch_norm(path / "bn", c_out),
+            stride,
+            padding,
+        }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.bn.forward_t(&self.conv.forward(x), train)
+    }
+
+    /// Kernel and bias of the one convolution that computes the same.
+    fn fold(&self) -> (Tensor, Tensor) {
+        let (scale, shift) = fold_batch_norm(&self.bn);
+        (&self.conv.ws * scale.view([-1, 1, 1, 1]), shift)
+    }
+
+    pub(super) fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        let (kernel, bias) = self.fold();
+        graph.conv(x, &kernel, &bias, self.stride, self.padding)
+    }
+}
+
+/// `bn(x) = scale x + shift` a channel, with the running statistics.
+fn fold_batch_norm(bn: &nn::BatchNorm) -> (Tensor, Tensor) {
+    const EPS: f64 = 1e-5;
+    let inverse = (&bn.running_var + EPS).rsqrt();
+    let scale = match &bn.ws {
+        Some(ws) => ws * &inverse,
+        None => inverse,
+    };
+    let shift = -&bn.running_mean * &scale;
+    match &bn.bs {
+        Some(bs) => (scale, shift + bs),
+        None => (scale, shift),
+    }
+}
+
+/// Convolution, batch normalisation, ReLU.
+#[derive(Debug)]
+pub(super) struct ConvBnRelu(pub(super) ConvBn);
+
+impl Layer for ConvBnRelu {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        self.0.forward(x, train).relu()
+    }
+
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        let y = self.0.write(graph, x)?;
+        Ok(graph.relu(y))
+    }
+}
+
+/// RepVGG's block (Ding et al. 2021): 3x3, 1x1 and, where shapes allow, identity branches, each with its batch
+/// normalisation, summed and rectified. Written to ONNX it is a single 3x3 convolution.
+#[derive(Debug)]
+pub(super) struct RepVgg {
+    dense: ConvBn,
+    point: ConvBn,
+    identity: Option<nn::BatchNorm>,
+    stride: i64,
+}
+
+impl RepVgg {
+    pub(super) fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, stride: i64) -> Self {
+        Self {
+            dense: ConvBn::new(&(path / "dense"), c_in, c_out, 3, stride),
+            point: ConvBn::new(&(path / "point"), c_in, c_out, 1, stride),
+            identity: (c_in == c_out && stride == 1).then(|| batch_norm(path / "identity", c_out)),
+            stride,
+        }
+    }
+}
+
+impl Layer for RepVgg {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let sum = self.dense.forward(x, train) + self.point.forward(x, train);
+        match &self.identity {
+            Some(bn) => (sum + bn.forward_t(x, train)).relu(),
+            None => sum.relu(),
+        }
+    }
+
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        let (dense, dense_bias) = self.dense.fold();
+        let (point, point_bias) = self.point.fold();
+        let mut kernel = dense + point.constant_pad_nd([1, 1, 1, 1]);
+        let mut bias = dense_bias + point_bias;
+        if let Some(bn) = &self.identity {
+            let (scale, shift) = fold_batch_norm(bn);
+            let channels = scale.size1()?;
+            let unit = Tensor::eye(channels, (Kind::Float, scale.device())).view([channels, channels, 1, 1]);
+            kernel += (unit * scale.view([-1, 1, 1, 1])).constant_pad_nd([1, 1, 1, 1]);
+            bias += shift;
+        }
+        let y = graph.conv(x, &kernel, &bias, self.stride, 1)?;
+        Ok(graph.relu(y))
+    }
+}
+
+/// ResNet's basic block (He et al. 2016): two 3x3 convolutions and a shortcut.
+#[derive(Debug)]
+pub(super) struct BasicBlock {
+    first: ConvBn,
+    second: ConvBn,
+    shortcut: Option<ConvBn>,
+}
+
+impl BasicBlock {
+    pub(super) fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, stride: i64) -> Self {
+        Self {
+            first: ConvBn::new(&(path / "first"), c_in, c_out, 3, stride),
+            second: ConvBn::new(&(path / "second"), c_out, c_out, 3, 1),
+            shortcut: (c_in != c_out || stride != 1)
+                .then(|| ConvBn::new(&(path / "shortcut"), c_in, c_out, 1, stride)),
+        }
+    }
+}
+
+impl Layer for BasicBlock {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let y = self.second.forward(&self.first.forward(x, train).relu(), train);
+        match &self.shortcut {
+            Some(shortcut) => (y + shortcut.forward(x, train)).relu(),
+            None => (y + x).relu(),
+        }
+    }
+
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        let y = self.first.write(graph, x.clone())?;
+        let y = graph.relu(y);
+        let y = self.second.write(graph, y)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.write(graph, x)?,
+            None => x,
+        };
+        let sum = graph.add(y, shortcut);
+        Ok(graph.relu(sum))
+    }
+}
+
+/// Max pooling, 3x3 in steps of 2.
+#[derive(Debug)]
+pub(super) struct MaxPool;
+
+impl Layer for MaxPool {
+    fn forward(&self, x: &Tensor, _train: bool) -> Tensor {
+        x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
+    }
+
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        Ok(graph.max_pool(x, 3, 2, 1))
+    }
+}
+
+/// The mean over all positions: `[N,C,H,W] -> [N,C]`.
+#[derive(Debug)]
+pub(super) struct GlobalAvgPool;
+
+impl Layer for GlobalAvgPool {
+    fn forward(&self, x: &Tensor, _train: bool) -> Tensor {
+        x.mean_dim([2, 3].as_slice(), false, None)
+    }
+
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        Ok(graph.global_average_pool(x))
+    }
+}
+
+/// SimCLR's projection head (Chen et al. 2020, section 4.2): linear, ReLU, linear. The loss sees its output; what is
+/// evaluated and exported is the embedding before it.
+#[derive(Debug)]
+pub struct ProjectionHead {
+    first: nn::Linear,
+    second: nn::Linear,
+}
+
+impl ProjectionHead {
+    /// `embedding -> hidden -> out`, with fresh weights.
+    pub fn new(path: &nn::Path<'_>, embedding: i64, hidden: i64, out: i64) -> Self {
+        Self {
+            first: nn::linear(path / "first", embedding, hidden, Default::default()),
+            second: nn::linear(path / "second", hidden, out, Default::default()),
+        }
+    }
+
+    /// Projects embeddings `[N,embedding]` to `[N,out]`.
+    pub fn forward(&self, embedding: &Tensor) -> Tensor {
+        self.second.forward(&self.first.forward(embedding).relu())
+    }
+}

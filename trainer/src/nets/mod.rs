@@ -1,0 +1,114 @@
+//! Networks that turn face crops into embeddings, written so that each can also write itself as ONNX.
+
+mod edge;
+mod layers;
+mod resnet;
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+pub use layers::{Layer, ProjectionHead};
+
+use crate::export::{GraphWriter, Value};
+
+/// The architecture of an encoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backbone {
+    /// The device's encoder: re-parameterised dense convolutions, 256 values, 1.6 M folded weights.
+    Edge,
+    /// ResNet-18 (He et al. 2016), 512 values.
+    #[value(name = "resnet18")]
+    #[serde(rename = "resnet18")]
+    Resnet18,
+}
+
+impl Backbone {
+    /// Its name, as on the command line and in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Resnet18 => "resnet18",
+        }
+    }
+
+    /// Values of its embedding.
+    pub const fn embedding_size(self) -> i64 {
+        match self {
+            Self::Edge => edge::EMBEDDING_SIZE,
+            Self::Resnet18 => resnet::EMBEDDING_SIZE,
+        }
+    }
+
+    /// Builds the encoder with fresh weights under `path`.
+    pub fn build(self, path: &nn::Path<'_>) -> Encoder {
+        let layers = match self {
+            Self::Edge => edge::layers(path),
+            Self::Resnet18 => resnet::resnet18(path),
+        };
+        Encoder {
+            backbone: self,
+            layers,
+        }
+    }
+}
+
+/// An encoder: normalised crops `[N,3,S,S]` in, embeddings `[N,D]` out.
+#[derive(Debug)]
+pub struct Encoder {
+    backbone: Backbone,
+    layers: Vec<Box<dyn Layer>>,
+}
+
+impl Encoder {
+    /// Its architecture.
+    pub fn backbone(&self) -> Backbone {
+        self.backbone
+    }
+
+    /// Embeds normalised crops; `train` uses (and updates) batch statistics in batch normalisation.
+    pub fn forward(&self, crops: &Tensor, train: bool) -> Tensor {
+        self.layers
+            .iter()
+            .fold(crops.shallow_clone(), |x, layer| layer.forward(&x, train))
+    }
+
+    /// Writes the encoder's nodes, batch normalisation folded, and returns the embedding's name in the graph.
+    ///
+    /// # Errors
+    /// Those of reading the weights.
+    pub fn write(&self, graph: &mut GraphWriter, crops: Value) -> Result<Value, tch::TchError> {
+        self.layers
+            .iter()
+            .try_fold(crops, |x, layer| layer.write(graph, x))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    fn weights(backbone: Backbone) -> (nn::VarStore, Encoder, i64) {
+        let vs = nn::VarStore::new(Device::Cpu);
+        let encoder = backbone.build(&vs.root());
+        let count = vs.trainable_variables().iter().map(|v| v.numel() as i64).sum();
+        (vs, encoder, count)
+    }
+
+    #[test]
+    fn resnet18_has_the_published_weights() {
+        // torchvision's resnet18 has 11,689,512 with its classifier of 512 x 1000 + 1000.
+        let (_vs, encoder, count) = weights(Backbone::Resnet18);
+        assert_eq!(count, 11_689_512 - 513_000);
+        let out = encoder.forward(&Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)), false);
+        assert_eq!(out.size(), [2, 512]);
+    }
+
+    #[test]
+    fn the_edge_encoder_gives_its_stated_size() {
+        let (_vs, encoder, _) = weights(Backbone::Edge);
+        let out = encoder.forward(&Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)), false);
+        assert_eq!(out.size(), [2, Backbone::Edge.embedding_size()]);
+    }
+}

@@ -1,0 +1,211 @@
+//! FER-2013 (Goodfellow et al. 2013): 48x48 grey pictures with seven expressions and three usages.
+//!
+//! The set names nobody, and its pictures are stills. Each becomes an identity and a video of its own, so that no two
+//! pictures are ever taken for neighbours in time.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use semblance_face::labels::Expression;
+
+use super::{Outcome, PrepareArgs, encode_jpeg, par_encode};
+use crate::store::{Sample, Split, StoreWriter};
+
+const SIDE: usize = 48;
+const PIXELS: usize = SIDE * SIDE;
+
+/// FER-2013's own order of labels.
+const LABELS: [Expression; 7] = [
+    Expression::Angry,
+    Expression::Disgust,
+    Expression::Fear,
+    Expression::Happy,
+    Expression::Sad,
+    Expression::Surprise,
+    Expression::Neutral,
+];
+
+/// Training, PublicTest, PrivateTest.
+const USAGES: [(&str, Split); 3] = [
+    ("Training", Split::Train),
+    ("PublicTest", Split::Val),
+    ("PrivateTest", Split::Test),
+];
+
+/// FER+'s order of votes (Barsoum et al. 2016), before "unknown" and "not a face".
+const VOTES: [Expression; 8] = [
+    Expression::Neutral,
+    Expression::Happy,
+    Expression::Surprise,
+    Expression::Sad,
+    Expression::Angry,
+    Expression::Disgust,
+    Expression::Fear,
+    Expression::Contempt,
+];
+const VOTE_COLUMNS: usize = 10;
+
+struct Row {
+    pixels: Vec<u8>,
+    expression: Expression,
+    split: Split,
+    votes: Option<[f32; 8]>,
+}
+
+pub(super) fn read(args: &PrepareArgs, writer: &mut StoreWriter) -> anyhow::Result<Outcome> {
+    let path = &args.src;
+    let rows = match path.extension().and_then(|e| e.to_str()) {
+        Some("npz") => read_npz(path)?,
+        Some("csv") => read_csv(path)?,
+        _ => bail!("{}: layout fer2013 reads a .csv or an .npz file", path.display()),
+    };
+    let encode = |row: &Row| encode_jpeg(&row.pixels, SIDE as u32, SIDE as u32, 1, args.quality);
+    par_encode(&rows, "encoding", encode, |i, jpeg| {
+        let row = &rows[i];
+        writer.begin_video(&format!("fer2013-{i:05}"), "still");
+        let sample = Sample {
+            expression: Some(row.expression),
+            votes: row.votes,
+            ..Sample::unlabelled(0.0, row.split)
+        };
+        Ok(writer.push(&jpeg?, &sample)?)
+    })?;
+    Ok(Outcome::default())
+}
+
+fn expression(label: u64) -> anyhow::Result<Expression> {
+    let known = usize::try_from(label).ok().and_then(|i| LABELS.get(i)).copied();
+    known.with_context(|| format!("label {label} is not one of 0 to 6"))
+}
+
+fn read_csv(path: &Path) -> anyhow::Result<Vec<Row>> {
+    let at = || path.display().to_string();
+    let mut reader = csv::Reader::from_path(path).with_context(at)?;
+    let headers = reader.headers().with_context(at)?.clone();
+    let column = |name: &str| {
+        headers
+            .iter()
+            .position(|h| h.trim().eq_ignore_ascii_case(name))
+            .with_context(|| format!("{}: column '{name}' is missing", path.display()))
+    };
+    let columns = (column("emotion")?, column("pixels")?, column("usage")?);
+    let mut rows = Vec::new();
+    for (i, record) in reader.records().enumerate() {
+        let at = || format!("{}: row {}", path.display(), i + 1);
+        let record = record.with_context(at)?;
+        rows.push(parse_csv_row(&record, columns).with_context(at)?);
+    }
+    Ok(rows)
+}
+
+fn parse_csv_row(record: &csv::StringRecord, columns: (usize, usize, usize)) -> anyhow::Result<Row> {
+    let field = |i: usize| record.get(i).map(str::trim).unwrap_or_default();
+    let label = field(columns.0);
+    let label = label
+        .parse()
+        .with_context(|| format!("emotion '{label}' is not a number"))?;
+    let pixels: Vec<u8> = field(columns.1)
+        .split_whitespace()
+        .map(|p| {
+            p.parse()
+                .with_context(|| format!("pixel '{p}' is not a number from 0 to 255"))
+        })
+        .collect::<anyhow::Result<_>>()?;
+    if pixels.len() != PIXELS {
+        bail!("{} pixels, not {PIXELS}", pixels.len());
+    }
+    let usage = field(columns.2);
+    let split = USAGES.iter().find(|(name, _)| *name == usage);
+    let (_, split) = split.with_context(|| format!("usage '{usage}' is not known"))?;
+    Ok(Row {
+        pixels,
+        expression: expression(label)?,
+        split: *split,
+        votes: None,
+    })
+}
+
+type Npz = npyz::npz::NpzArchive<std::io::BufReader<File>>;
+
+fn read_npz(path: &Path) -> anyhow::Result<Vec<Row>> {
+    let at = || path.display().to_string();
+    let mut archive = Npz::open(path).with_context(at)?;
+    let mut array = |name: &str| array(&mut archive, name).with_context(at);
+    let (image_shape, images) = array("images")?.with_context(|| missing(path, "images"))?;
+    let (_, labels) = array("labels")?.with_context(|| missing(path, "labels"))?;
+    let (_, usages) = array("usage")?.with_context(|| missing(path, "usage"))?;
+    let votes = array("ferplus_votes")?;
+    let count = labels.len();
+    if image_shape != [count as u64, SIDE as u64, SIDE as u64] || usages.len() != count {
+        bail!(
+            "{}: images {image_shape:?}, labels [{count}] and usage [{}] do not fit: [n, 48, 48], [n], [n] are needed",
+            path.display(),
+            usages.len()
+        );
+    }
+    if let Some((shape, _)) = votes
+        .as_ref()
+        .filter(|(shape, _)| *shape != [count as u64, VOTE_COLUMNS as u64])
+    {
+        bail!(
+            "{}: ferplus_votes is {shape:?}, not [{count}, {VOTE_COLUMNS}]",
+            path.display()
+        );
+    }
+    (0..count)
+        .map(|i| {
+            let at = || format!("{}: row {}", path.display(), i + 1);
+            let usage = USAGES
+                .get(usize::from(usages[i]))
+                .with_context(|| format!("usage {} is not known", usages[i]));
+            Ok(Row {
+                pixels: images[i * PIXELS..(i + 1) * PIXELS].to_vec(),
+                expression: expression(u64::from(labels[i])).with_context(at)?,
+                split: usage.with_context(at)?.1,
+                votes: votes
+                    .as_ref()
+                    .and_then(|(_, v)| soft_label(&v[i * VOTE_COLUMNS..(i + 1) * VOTE_COLUMNS])),
+            })
+        })
+        .collect()
+}
+
+fn missing(path: &Path, name: &str) -> String {
+    format!("{}: the array '{name}' is missing", path.display())
+}
+
+/// Shape and values of a u8 array; `None` where the archive has no array of this name.
+fn array(archive: &mut Npz, name: &str) -> anyhow::Result<Option<(Vec<u64>, Vec<u8>)>> {
+    let Some(file) = archive.by_name(name).with_context(|| format!("array '{name}'"))? else {
+        return Ok(None);
+    };
+    let shape = file.shape().to_vec();
+    let values = file.into_vec::<u8>().with_context(|| format!("array '{name}'"))?;
+    Ok(Some((shape, values)))
+}
+
+/// Shares of the votes for expressions, in the project's order; `None` where nobody voted for one.
+fn soft_label(votes: &[u8]) -> Option<[f32; 8]> {
+    let total: u32 = votes[..VOTES.len()].iter().map(|&v| u32::from(v)).sum();
+    let mut shares = [0.0; 8];
+    for (expression, &count) in VOTES.iter().zip(votes) {
+        shares[expression.index()] = f32::from(count) / total as f32;
+    }
+    (total > 0).then_some(shares)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn votes_become_shares_in_our_order() {
+        let shares = soft_label(&[1, 4, 0, 0, 0, 0, 0, 3, 2, 0]).unwrap();
+        assert_eq!(shares[Expression::Happy.index()], 0.5);
+        assert_eq!(shares[Expression::Contempt.index()], 0.375);
+        assert_eq!(shares.iter().sum::<f32>(), 1.0);
+        assert_eq!(soft_label(&[0, 0, 0, 0, 0, 0, 0, 0, 9, 1]), None);
+    }
+}
