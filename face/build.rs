@@ -14,10 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=../Cargo.lock");
     let path = rustface_source()?.join(MODEL);
     let bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let found: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let found: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     if found != MODEL_SHA256 {
         return Err(format!("{}: sha256 is {found}, not {MODEL_SHA256}", path.display()).into());
     }
@@ -29,13 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// The folder of rustface's source.
 fn rustface_source() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let output = Command::new(std::env::var("CARGO")?)
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--locked",
-            "--filter-platform",
-        ])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform"])
         .arg(std::env::var("TARGET")?)
         .current_dir(std::env::var("CARGO_MANIFEST_DIR")?)
         .output()?;
@@ -43,16 +34,11 @@ fn rustface_source() -> Result<PathBuf, Box<dyn std::error::Error>> {
         return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
     }
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let packages = metadata["packages"]
-        .as_array()
-        .ok_or("cargo metadata lists no packages")?;
+    let packages = metadata["packages"].as_array().ok_or("cargo metadata lists no packages")?;
     let manifest = packages
         .iter()
         .find(|package| package["name"] == "rustface")
         .and_then(|package| package["manifest_path"].as_str())
         .ok_or("cargo metadata does not list rustface")?;
-    Ok(Path::new(manifest)
-        .parent()
-        .ok_or("rustface has no folder")?
-        .to_owned())
+    Ok(Path::new(manifest).parent().ok_or("rustface has no folder")?.to_owned())
 }

@@ -9,10 +9,7 @@ fn main() {
     };
     let lib = Path::new(&root).join("lib");
     if !lib.is_dir() {
-        println!(
-            "cargo:warning={} is missing: run deploy/libtorch.sh first",
-            lib.display()
-        );
+        println!("cargo:warning={} is missing: run deploy/libtorch.sh first", lib.display());
     }
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
 }

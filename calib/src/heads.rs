@@ -79,16 +79,9 @@ impl LinearHead {
             });
         }
         if !weight.iter().chain(&bias).all(|v| v.is_finite()) {
-            return Err(HeadsError::NotFinite {
-                head: name.to_owned(),
-            });
+            return Err(HeadsError::NotFinite { head: name.to_owned() });
         }
-        Ok(Self {
-            labels,
-            dim,
-            weight,
-            bias,
-        })
+        Ok(Self { labels, dim, weight, bias })
     }
 
     /// What each row scores, in order.
@@ -216,22 +209,14 @@ impl Heads {
     /// # Errors
     /// [`HeadsError::Container`] where the container's writer fails.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, HeadsError> {
-        let mut metadata = HashMap::from([
-            ("format".into(), FORMAT.to_string()),
-            ("dim".into(), self.dim.to_string()),
-        ]);
+        let mut metadata =
+            HashMap::from([("format".into(), FORMAT.to_string()), ("dim".into(), self.dim.to_string())]);
         let mut tensors = Vec::new();
         if let Some(head) = &self.expression {
             metadata.insert(format!("{EXPRESSION}.labels"), head.labels.join(","));
             let rows = head.labels.len();
-            tensors.push((
-                format!("{EXPRESSION}.weight"),
-                F32(vec![rows, head.dim], bytes_of(&head.weight)),
-            ));
-            tensors.push((
-                format!("{EXPRESSION}.bias"),
-                F32(vec![rows], bytes_of(&head.bias)),
-            ));
+            tensors.push((format!("{EXPRESSION}.weight"), F32(vec![rows, head.dim], bytes_of(&head.weight))));
+            tensors.push((format!("{EXPRESSION}.bias"), F32(vec![rows], bytes_of(&head.bias))));
         }
         safetensors::serialize(tensors, Some(metadata)).map_err(|e| HeadsError::Container(e.to_string()))
     }
@@ -247,14 +232,10 @@ fn read_head(
 ) -> Result<LinearHead, HeadsError> {
     let values = |part: &str| -> Result<Vec<f32>, HeadsError> {
         let key = format!("{name}.{part}");
-        let view = tensors
-            .tensor(&key)
-            .map_err(|_| HeadsError::Malformed(format!("tensor '{key}' is missing")))?;
+        let view =
+            tensors.tensor(&key).map_err(|_| HeadsError::Malformed(format!("tensor '{key}' is missing")))?;
         if view.dtype() != Dtype::F32 {
-            return Err(HeadsError::Malformed(format!(
-                "tensor '{key}' is {:?}, not F32",
-                view.dtype()
-            )));
+            return Err(HeadsError::Malformed(format!("tensor '{key}' is {:?}, not F32", view.dtype())));
         }
         let (fours, _) = view.data().as_chunks::<4>();
         Ok(fours.iter().map(|b| f32::from_le_bytes(*b)).collect())
@@ -292,13 +273,8 @@ mod tests {
 
     fn example() -> Heads {
         let labels = vec!["neutral".to_owned(), "happy".to_owned()];
-        let head = LinearHead::new(
-            "expression",
-            labels,
-            3,
-            vec![1.0, -2.0, 0.5, 0.0, 3.0, 1.0],
-            vec![0.25, -1.0],
-        );
+        let head =
+            LinearHead::new("expression", labels, 3, vec![1.0, -2.0, 0.5, 0.0, 3.0, 1.0], vec![0.25, -1.0]);
         Heads::new(3, Some(head.unwrap())).unwrap()
     }
 
@@ -306,10 +282,7 @@ mod tests {
     fn logits_are_the_matrix_product() {
         let heads = example();
         let mut out = [0.0; 2];
-        heads
-            .expression()
-            .unwrap()
-            .logits_into(&[2.0, 1.0, 4.0], &mut out);
+        heads.expression().unwrap().logits_into(&[2.0, 1.0, 4.0], &mut out);
         assert_eq!(out, [2.0 - 2.0 + 2.0 + 0.25, 3.0 + 4.0 - 1.0]);
     }
 
@@ -317,10 +290,7 @@ mod tests {
     fn softmax_survives_huge_logits() {
         let mut p = [1000.0, 1000.0 + 2f32.ln(), -1e30];
         softmax_in_place(&mut p);
-        assert!(
-            (p[0] - 1.0 / 3.0).abs() < 1e-4 && (p[1] - 2.0 / 3.0).abs() < 1e-4 && p[2] == 0.0,
-            "{p:?}"
-        );
+        assert!((p[0] - 1.0 / 3.0).abs() < 1e-4 && (p[1] - 2.0 / 3.0).abs() < 1e-4 && p[2] == 0.0, "{p:?}");
         assert_eq!(argmax(&p), 1);
     }
 

@@ -38,10 +38,7 @@ pub struct ClassScore {
 impl Confusion {
     /// No counts yet, over `classes` classes.
     pub fn new(classes: usize) -> Self {
-        Self {
-            classes,
-            counts: vec![0; classes * classes],
-        }
+        Self { classes, counts: vec![0; classes * classes] }
     }
 
     /// Counts one sample.
@@ -51,10 +48,7 @@ impl Confusion {
     pub fn add(&mut self, truth: usize, predicted: usize) -> Result<(), MetricError> {
         let class = truth.max(predicted);
         if class >= self.classes {
-            return Err(MetricError::Class {
-                class,
-                classes: self.classes,
-            });
+            return Err(MetricError::Class { class, classes: self.classes });
         }
         self.counts[truth * self.classes + predicted] += 1;
         Ok(())
@@ -84,12 +78,8 @@ impl Confusion {
     /// Scores of one class. `class` is below [`Confusion::classes`].
     pub fn class(&self, class: usize) -> ClassScore {
         let hit = self.counts[class * self.classes + class];
-        let support: u64 = self.counts[class * self.classes..(class + 1) * self.classes]
-            .iter()
-            .sum();
-        let predicted: u64 = (0..self.classes)
-            .map(|truth| self.counts[truth * self.classes + class])
-            .sum();
+        let support: u64 = self.counts[class * self.classes..(class + 1) * self.classes].iter().sum();
+        let predicted: u64 = (0..self.classes).map(|truth| self.counts[truth * self.classes + class]).sum();
         ClassScore {
             precision: ratio(hit, predicted),
             recall: ratio(hit, support),
@@ -107,20 +97,12 @@ impl Confusion {
             })
             .map(|c| self.class(c).f1)
             .collect();
-        if occurring.is_empty() {
-            0.0
-        } else {
-            occurring.iter().sum::<f64>() / occurring.len() as f64
-        }
+        if occurring.is_empty() { 0.0 } else { occurring.iter().sum::<f64>() / occurring.len() as f64 }
     }
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 #[cfg(test)]
@@ -155,9 +137,6 @@ mod tests {
         confusion.add(0, 0).unwrap();
         assert_eq!(confusion.macro_f1(), 1.0);
         assert_eq!(Confusion::new(8).macro_f1(), 0.0);
-        assert_eq!(
-            confusion.add(8, 0),
-            Err(MetricError::Class { class: 8, classes: 8 })
-        );
+        assert_eq!(confusion.add(8, 0), Err(MetricError::Class { class: 8, classes: 8 }));
     }
 }

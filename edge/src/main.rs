@@ -58,9 +58,7 @@ struct RunArgs {
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let Cli {
-        command: Command::Run(args),
-    } = Cli::parse();
+    let Cli { command: Command::Run(args) } = Cli::parse();
     match run_command(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -74,11 +72,7 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
     let bundle = Bundle::open(&bundle_dir(args.bundle.as_deref())?)?;
     let mut pipeline = Pipeline::new(&bundle, Box::new(SeetaFinder::new()?))?;
     let source = source::open(&args.source)?;
-    let mut sinks = args
-        .out
-        .iter()
-        .map(JsonlSink::open)
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut sinks = args.out.iter().map(JsonlSink::open).collect::<Result<Vec<_>, _>>()?;
     let stop = Arc::new(AtomicBool::new(false));
     let on_signal = Arc::clone(&stop);
     ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
@@ -86,15 +80,7 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
     let mut stats = Stats::default();
     let start = Instant::now();
     let skipped = |what: &str| eprintln!("edge: skipped {what}");
-    let result = run::run(
-        source,
-        &mut pipeline,
-        &mut sinks,
-        args.max_frames,
-        &stop,
-        &mut stats,
-        skipped,
-    );
+    let result = run::run(source, &mut pipeline, &mut sinks, args.max_frames, &stop, &mut stats, skipped);
     if stats.frames > 0 || result.is_ok() {
         eprintln!("{}", stats.summary(start.elapsed()));
     }
@@ -107,25 +93,17 @@ fn bundle_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(dir.to_owned());
     }
     const DEFAULT: &str = "models/default";
-    let beside = std::env::current_exe()
-        .ok()
-        .and_then(|exe| Some(exe.parent()?.join(DEFAULT)));
-    let places: Vec<PathBuf> = [
-        Some(DEFAULT.into()),
-        beside,
-        Some(Path::new("/usr/share/semblance").join(DEFAULT)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(DEFAULT)));
+    let places: Vec<PathBuf> =
+        [Some(DEFAULT.into()), beside, Some(Path::new("/usr/share/semblance").join(DEFAULT))]
+            .into_iter()
+            .flatten()
+            .collect();
     match places.iter().find(|dir| dir.join("bundle.toml").is_file()) {
         Some(dir) => Ok(dir.clone()),
         None => {
             let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
-            bail!(
-                "no bundle found (looked in {}): name one with --bundle DIR",
-                places.join(", ")
-            )
+            bail!("no bundle found (looked in {}): name one with --bundle DIR", places.join(", "))
         }
     }
 }

@@ -58,9 +58,7 @@ pub struct Pipeline {
 
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline")
-            .field("finder", &self.finder.name())
-            .finish_non_exhaustive()
+        f.debug_struct("Pipeline").field("finder", &self.finder.name()).finish_non_exhaustive()
     }
 }
 
@@ -79,11 +77,7 @@ impl Pipeline {
         };
         let spec = *encoder.spec();
         if heads.dim() != spec.embedding_size {
-            return Err(PipelineError::Embedding {
-                file,
-                heads: heads.dim(),
-                encoder: spec.embedding_size,
-            });
+            return Err(PipelineError::Embedding { file, heads: heads.dim(), encoder: spec.embedding_size });
         }
         let side = spec.side_px as usize;
         Ok(Self {
@@ -111,9 +105,7 @@ impl Pipeline {
         mut publish: impl FnMut(&Prediction<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let start = Instant::now();
-        self.finder
-            .find(frame, &mut self.detections)
-            .map_err(PipelineError::from)?;
+        self.finder.find(frame, &mut self.detections).map_err(PipelineError::from)?;
         let tracks = self.tracker.update(frame.t_secs, &self.detections);
         let find = start.elapsed();
         stats.frames += 1;
@@ -122,15 +114,10 @@ impl Pipeline {
         stats.record(Stage::Find, find);
         for track in tracks {
             let face_start = Instant::now();
-            if !self
-                .aligner
-                .crop_into(frame, &track.bbox, track.landmarks.as_ref(), &mut self.crop)
-            {
+            if !self.aligner.crop_into(frame, &track.bbox, track.landmarks.as_ref(), &mut self.crop) {
                 continue;
             }
-            self.encoder
-                .embed(&self.crop, &mut self.embedding)
-                .map_err(PipelineError::from)?;
+            self.encoder.embed(&self.crop, &mut self.embedding).map_err(PipelineError::from)?;
             let embed = face_start.elapsed();
             let expression = self.heads.expression().map(|head| {
                 head.logits_into(&self.embedding, &mut self.probabilities);
@@ -138,10 +125,7 @@ impl Pipeline {
                 let labels = head.labels();
                 ExpressionPrediction {
                     label: &labels[argmax(&self.probabilities)],
-                    p: Probabilities {
-                        labels,
-                        values: &self.probabilities,
-                    },
+                    p: Probabilities { labels, values: &self.probabilities },
                 }
             });
             let heads = face_start.elapsed() - embed;

@@ -113,10 +113,7 @@ fn process(
     stats: &mut Stats,
 ) -> Result<(), RunError> {
     pipeline.process(frame, decode, stats, |prediction| -> Result<(), RunError> {
-        sinks
-            .iter_mut()
-            .try_for_each(|sink| sink.write(prediction))
-            .map_err(RunError::from)
+        sinks.iter_mut().try_for_each(|sink| sink.write(prediction)).map_err(RunError::from)
     })?;
     Ok(sinks.iter_mut().try_for_each(JsonlSink::flush)?)
 }

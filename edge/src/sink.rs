@@ -74,10 +74,7 @@ impl JsonlSink {
                 }
             }
         };
-        Ok(Self {
-            name,
-            out: BufWriter::new(out),
-        })
+        Ok(Self { name, out: BufWriter::new(out) })
     }
 
     /// Writes one prediction.
@@ -102,10 +99,7 @@ impl JsonlSink {
     fn error(&self, source: io::Error) -> SinkError {
         match source.kind() {
             io::ErrorKind::BrokenPipe => SinkError::Closed(self.name.clone()),
-            _ => SinkError::Io {
-                to: self.name.clone(),
-                source,
-            },
+            _ => SinkError::Io { to: self.name.clone(), source },
         }
     }
 }

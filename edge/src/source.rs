@@ -78,41 +78,26 @@ const FOLDER_FPS: f64 = 25.0;
 /// [`SourceError`] where there is no such thing, or no ffmpeg for a video.
 pub fn open(spec: &str) -> Result<Box<dyn Source>, SourceError> {
     let path = Path::new(spec);
-    let metadata = std::fs::metadata(path).map_err(|source| SourceError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let metadata =
+        std::fs::metadata(path).map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
     if metadata.is_dir() {
         Ok(Box::new(Folder::open(path)?))
     } else if is_picture(path) {
-        Ok(Box::new(Picture {
-            path: path.to_owned(),
-            done: false,
-        }))
+        Ok(Box::new(Picture { path: path.to_owned(), done: false }))
     } else {
         Ok(Box::new(Video::open(path)?))
     }
 }
 
 fn is_picture(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     PICTURE_EXTENSIONS.contains(&extension.as_str())
 }
 
 /// Decodes a file, keeping errors of the disk and of the picture apart.
 fn read_picture(path: &Path) -> Result<Frame, SourceError> {
-    let bytes = std::fs::read(path).map_err(|source| SourceError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    Frame::decode(&bytes).map_err(|source| SourceError::Picture {
-        path: path.to_owned(),
-        source,
-    })
+    let bytes = std::fs::read(path).map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
+    Frame::decode(&bytes).map_err(|source| SourceError::Picture { path: path.to_owned(), source })
 }
 
 #[derive(Debug)]
@@ -140,10 +125,7 @@ struct Folder {
 
 impl Folder {
     fn open(path: &Path) -> Result<Self, SourceError> {
-        let io = |source| SourceError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| SourceError::Io { path: path.to_owned(), source };
         let mut files = Vec::new();
         for entry in std::fs::read_dir(path).map_err(io)? {
             let file = entry.map_err(io)?.path();
@@ -152,15 +134,10 @@ impl Folder {
             }
         }
         if files.is_empty() {
-            return Err(SourceError::EmptyFolder {
-                path: path.to_owned(),
-            });
+            return Err(SourceError::EmptyFolder { path: path.to_owned() });
         }
         files.sort();
-        Ok(Self {
-            files: files.into_iter(),
-            index: 0,
-        })
+        Ok(Self { files: files.into_iter(), index: 0 })
     }
 }
 
@@ -207,23 +184,9 @@ struct FrameInfo {
 impl Video {
     fn open(path: &Path) -> Result<Self, SourceError> {
         let mut child = Command::new("ffmpeg")
-            .args([
-                "-nostdin",
-                "-hide_banner",
-                "-nostats",
-                "-loglevel",
-                "level+info",
-                "-i",
-            ])
+            .args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-i"])
             .arg(protocol_path(path))
-            .args([
-                "-map",
-                "0:v:0",
-                "-vf",
-                "showinfo=checksum=0",
-                "-fps_mode",
-                "passthrough",
-            ])
+            .args(["-map", "0:v:0", "-vf", "showinfo=checksum=0", "-fps_mode", "passthrough"])
             .args(["-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -231,17 +194,11 @@ impl Video {
             .spawn()
             .map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => SourceError::NoFfmpeg,
-                _ => SourceError::Io {
-                    path: "ffmpeg".into(),
-                    source,
-                },
+                _ => SourceError::Io { path: "ffmpeg".into(), source },
             })?;
         let (Some(pixels), Some(messages)) = (child.stdout.take(), child.stderr.take()) else {
             let reason = "its pipes could not be opened".to_owned();
-            return Err(SourceError::Video {
-                path: path.to_owned(),
-                reason,
-            });
+            return Err(SourceError::Video { path: path.to_owned(), reason });
         };
         let (sender, infos) = unbounded();
         // Reading every message keeps ffmpeg from blocking on a full pipe; how far it runs ahead is bounded by the
@@ -258,14 +215,7 @@ impl Video {
             }
             errors
         });
-        Ok(Self {
-            path: path.to_owned(),
-            child,
-            pixels,
-            infos,
-            log: Some(log),
-            index: 0,
-        })
+        Ok(Self { path: path.to_owned(), child, pixels, infos, log: Some(log), index: 0 })
     }
 
     /// After the last frame: an error where there was none at all, a note where the file ended badly.
@@ -278,17 +228,13 @@ impl Video {
         let reason = errors.first().cloned();
         if self.index == 0 {
             let reason = reason.unwrap_or_else(|| "it holds no frame".to_owned());
-            return Err(SourceError::Video {
-                path: self.path.clone(),
-                reason,
-            });
+            return Err(SourceError::Video { path: self.path.clone(), reason });
         }
         match reason {
             Some(reason) => Ok(Next::Skipped(format!("{}: {reason}", self.path.display()))),
-            None if failed => Ok(Next::Skipped(format!(
-                "{}: ffmpeg ended with an error",
-                self.path.display()
-            ))),
+            None if failed => {
+                Ok(Next::Skipped(format!("{}: ffmpeg ended with an error", self.path.display())))
+            }
             None => Ok(Next::End),
         }
     }
@@ -309,11 +255,7 @@ fn parse_showinfo(line: &str) -> Option<FrameInfo> {
     if !line.contains("Parsed_showinfo") {
         return None;
     }
-    let field = |key: &str| {
-        line.split(key)
-            .nth(1)
-            .and_then(|rest| rest.split_whitespace().next())
-    };
+    let field = |key: &str| line.split(key).nth(1).and_then(|rest| rest.split_whitespace().next());
     let (width, height) = field(" s:")?.split_once('x')?;
     Some(FrameInfo {
         t_secs: field(" pts_time:")?.parse().ok()?,
@@ -340,10 +282,8 @@ impl Source for Video {
             return self.finish();
         };
         if (frame.width(), frame.height()) != (info.width, info.height) {
-            *frame = Frame::black(info.width, info.height).map_err(|source| SourceError::Picture {
-                path: self.path.clone(),
-                source,
-            })?;
+            *frame = Frame::black(info.width, info.height)
+                .map_err(|source| SourceError::Picture { path: self.path.clone(), source })?;
         }
         match self.pixels.read_exact(frame.rgb_mut()) {
             Ok(()) => {
@@ -353,10 +293,7 @@ impl Source for Video {
                 Ok(Next::Frame)
             }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.finish(),
-            Err(source) => Err(SourceError::Io {
-                path: self.path.clone(),
-                source,
-            }),
+            Err(source) => Err(SourceError::Io { path: self.path.clone(), source }),
         }
     }
 }
@@ -376,27 +313,14 @@ mod tests {
     fn showinfo_lines_give_time_and_size() {
         let line = "[Parsed_showinfo_0 @ 0x55] [info] n:   1 pts:  1001 pts_time:0.0417083 duration: 1001 \
                     duration_time:0.04 fmt:yuv420p cl:left sar:1/1 s:512x384 i:P iskey:0 type:P";
-        assert_eq!(
-            parse_showinfo(line),
-            Some(FrameInfo {
-                t_secs: 0.0417083,
-                width: 512,
-                height: 384
-            })
-        );
-        assert_eq!(
-            parse_showinfo("[Parsed_showinfo_0 @ 0x55] [info] config in time_base: 1/24000"),
-            None
-        );
+        assert_eq!(parse_showinfo(line), Some(FrameInfo { t_secs: 0.0417083, width: 512, height: 384 }));
+        assert_eq!(parse_showinfo("[Parsed_showinfo_0 @ 0x55] [info] config in time_base: 1/24000"), None);
         assert_eq!(parse_showinfo("Stream #0:0: Video: h264, s:1x1 pts_time:3"), None);
     }
 
     #[test]
     fn ffmpegs_tags_are_stripped() {
-        assert_eq!(
-            strip_tags("[mov @ 0x1] [error] moov atom not found"),
-            "moov atom not found"
-        );
+        assert_eq!(strip_tags("[mov @ 0x1] [error] moov atom not found"), "moov atom not found");
         assert_eq!(strip_tags("[error] x: Invalid data"), "x: Invalid data");
         assert_eq!(strip_tags("plain"), "plain");
     }

@@ -22,13 +22,7 @@ impl Default for CropTemplate {
     /// shift below 0.003). The points are where eyes, nose and mouth lie in that framing.
     fn default() -> Self {
         Self {
-            points: [
-                [0.30, 0.37],
-                [0.70, 0.37],
-                [0.50, 0.58],
-                [0.34, 0.77],
-                [0.66, 0.77],
-            ],
+            points: [[0.30, 0.37], [0.70, 0.37], [0.50, 0.58], [0.34, 0.77], [0.66, 0.77]],
             box_scale: 1.1,
             box_shift: [0.0, 0.0],
         }
@@ -108,12 +102,8 @@ pub fn resize_crop(frame: &Frame, side_px: u32, out: &mut [u8]) {
     let (width, height) = (frame.width() as f32, frame.height() as f32);
     let square = width.min(height);
     let scale = square / side_px as f32;
-    let middle_square = Similarity {
-        a: scale,
-        b: 0.0,
-        tx: (width - square) / 2.0,
-        ty: (height - square) / 2.0,
-    };
+    let middle_square =
+        Similarity { a: scale, b: 0.0, tx: (width - square) / 2.0, ty: (height - square) / 2.0 };
     sample(frame, &middle_square, side_px, out);
 }
 
@@ -134,11 +124,7 @@ fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut [u8
                 for tx in 0..taps {
                     let offset = |i: usize, tap: usize| i as f32 + (tap as f32 + 0.5) / taps as f32;
                     let p = crop_to_frame.apply(Point::new(offset(column, tx), offset(row, ty)));
-                    let colour = if interpolate {
-                        bilinear(frame, p)
-                    } else {
-                        nearest(frame, p)
-                    };
+                    let colour = if interpolate { bilinear(frame, p) } else { nearest(frame, p) };
                     for (s, c) in sum.iter_mut().zip(colour) {
                         *s += c;
                     }
@@ -190,9 +176,8 @@ mod tests {
 
     /// A picture whose red is 2x, green 3y and blue a constant.
     fn ramp(width: u32, height: u32) -> Frame {
-        let rgb = (0..height)
-            .flat_map(|y| (0..width).flat_map(move |x| [2 * x as u8, 3 * y as u8, 77]))
-            .collect();
+        let rgb =
+            (0..height).flat_map(|y| (0..width).flat_map(move |x| [2 * x as u8, 3 * y as u8, 77])).collect();
         Frame::new(width, height, rgb).unwrap()
     }
 
@@ -225,15 +210,8 @@ mod tests {
     fn landmarks_come_to_lie_on_the_template() {
         let template = CropTemplate::default();
         let aligner = Aligner::new(template, 64);
-        let pose = Similarity {
-            a: 1.7,
-            b: 0.9,
-            tx: 140.0,
-            ty: 60.0,
-        };
-        let landmarks = template
-            .points
-            .map(|[x, y]| pose.apply(Point::new(x * 64.0, y * 64.0)));
+        let pose = Similarity { a: 1.7, b: 0.9, tx: 140.0, ty: 60.0 };
+        let landmarks = template.points.map(|[x, y]| pose.apply(Point::new(x * 64.0, y * 64.0)));
         let transform = aligner.transform(&Rect::default(), Some(&landmarks)).unwrap();
         for (landmark, [x, y]) in landmarks.iter().zip(template.points) {
             let p = transform.apply(*landmark);
@@ -243,14 +221,9 @@ mod tests {
 
     #[test]
     fn a_box_is_centred_scaled_and_shifted() {
-        let template = CropTemplate {
-            box_scale: 1.5,
-            box_shift: [0.1, -0.2],
-            ..CropTemplate::default()
-        };
-        let transform = Aligner::new(template, 60)
-            .transform(&Rect::new(100.0, 50.0, 40.0, 30.0), None)
-            .unwrap();
+        let template = CropTemplate { box_scale: 1.5, box_shift: [0.1, -0.2], ..CropTemplate::default() };
+        let transform =
+            Aligner::new(template, 60).transform(&Rect::new(100.0, 50.0, 40.0, 30.0), None).unwrap();
         let centre = transform.apply(Point::new(120.0 + 4.0, 65.0 - 8.0));
         assert!((centre.x - 30.0).abs() < 1e-3 && (centre.y - 30.0).abs() < 1e-3);
         assert!((transform.scale() - 1.0).abs() < 1e-6);
@@ -261,11 +234,9 @@ mod tests {
         let frame = ramp(8, 8);
         let aligner = Aligner::new(CropTemplate::default(), 4);
         let mut out = vec![0; 48];
-        for bad in [
-            Rect::default(),
-            Rect::new(f32::NAN, 0.0, 4.0, 4.0),
-            Rect::new(0.0, 0.0, f32::INFINITY, 1.0),
-        ] {
+        for bad in
+            [Rect::default(), Rect::new(f32::NAN, 0.0, 4.0, 4.0), Rect::new(0.0, 0.0, f32::INFINITY, 1.0)]
+        {
             assert!(!aligner.crop_into(&frame, &bad, None, &mut out), "{bad:?}");
         }
         assert!(aligner.crop_into(&frame, &Rect::new(1e9, 1e9, 4.0, 4.0), None, &mut out));

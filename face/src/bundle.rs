@@ -137,10 +137,8 @@ impl Bundle {
     /// [`BundleError`], which names the file.
     pub fn open(dir: &Path) -> Result<Self, BundleError> {
         let path = dir.join(MANIFEST);
-        let text = fs::read_to_string(&path).map_err(|source| BundleError::Io {
-            path: path.clone(),
-            source,
-        })?;
+        let text =
+            fs::read_to_string(&path).map_err(|source| BundleError::Io { path: path.clone(), source })?;
         let bad = |e: toml::de::Error| BundleError::Manifest {
             path: path.clone(),
             reason: e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
@@ -151,10 +149,7 @@ impl Bundle {
         }
         let version: Version = toml::from_str(&text).map_err(bad)?;
         if version.format > FORMAT {
-            return Err(BundleError::Newer {
-                path,
-                found: version.format,
-            });
+            return Err(BundleError::Newer { path, found: version.format });
         }
         let manifest: Manifest = toml::from_str(&text).map_err(bad)?;
         if let Some(reason) = manifest.problem() {
@@ -162,12 +157,7 @@ impl Bundle {
         }
         let encoder = read_checked(dir, &manifest.encoder.file)?;
         let heads = read_checked(dir, &manifest.heads)?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            manifest,
-            encoder,
-            heads,
-        })
+        Ok(Self { dir: dir.to_owned(), manifest, encoder, heads })
     }
 
     /// Where it was read from.
@@ -203,28 +193,18 @@ impl Bundle {
         files: &BTreeMap<String, Vec<u8>>,
         keep: &[&str],
     ) -> Result<(), BundleError> {
-        let bad = |reason: String| BundleError::Manifest {
-            path: dir.join(MANIFEST),
-            reason,
-        };
+        let bad = |reason: String| BundleError::Manifest { path: dir.join(MANIFEST), reason };
         for entry in [&mut manifest.encoder.file, &mut manifest.heads] {
-            let bytes = files
-                .get(&entry.file)
-                .ok_or_else(|| bad(format!("file '{}' is not given", entry.file)))?;
+            let bytes =
+                files.get(&entry.file).ok_or_else(|| bad(format!("file '{}' is not given", entry.file)))?;
             entry.sha256 = sha256_hex(bytes);
         }
         if let Some(reason) = manifest.problem() {
             return Err(bad(reason));
         }
         let text = toml::to_string(&manifest).map_err(|e| bad(e.to_string()))?;
-        let parent = dir
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
-        let name = dir
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let fresh = parent.join(format!(".{name}.partial"));
         let old = parent.join(format!(".{name}.old"));
         let at = |path: &Path| {
@@ -257,18 +237,13 @@ impl Manifest {
     fn problem(&self) -> Option<String> {
         let encoder = &self.encoder;
         for entry in [&encoder.file, &self.heads] {
-            let plain = Path::new(&entry.file)
-                .file_name()
-                .is_some_and(|name| name == entry.file.as_str());
+            let plain = Path::new(&entry.file).file_name().is_some_and(|name| name == entry.file.as_str());
             if !plain {
                 return Some(format!("'{}' is not a plain file name", entry.file));
             }
         }
         if !(8..=1024).contains(&encoder.input_side_px) {
-            return Some(format!(
-                "input_side_px = {} is outside 8 to 1024",
-                encoder.input_side_px
-            ));
+            return Some(format!("input_side_px = {} is outside 8 to 1024", encoder.input_side_px));
         }
         if encoder.embedding_size == 0 {
             return Some("embedding_size is 0".to_owned());
@@ -289,26 +264,16 @@ impl Manifest {
 
 fn read_checked(dir: &Path, entry: &FileEntry) -> Result<Vec<u8>, BundleError> {
     let path = dir.join(&entry.file);
-    let bytes = fs::read(&path).map_err(|source| BundleError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let bytes = fs::read(&path).map_err(|source| BundleError::Io { path: path.clone(), source })?;
     let found = sha256_hex(&bytes);
     if found != entry.sha256.to_lowercase() {
-        return Err(BundleError::Hash {
-            path,
-            expected: entry.sha256.clone(),
-            found,
-        });
+        return Err(BundleError::Hash { path, expected: entry.sha256.clone(), found });
     }
     Ok(bytes)
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), BundleError> {
-    let io = |source| BundleError::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| BundleError::Io { path: path.to_owned(), source };
     let mut file = File::create(path).map_err(io)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)
 }
@@ -324,10 +289,7 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let file = |name: &str| FileEntry {
-            file: name.to_owned(),
-            sha256: String::new(),
-        };
+        let file = |name: &str| FileEntry { file: name.to_owned(), sha256: String::new() };
         Manifest {
             format: FORMAT,
             name: "test".to_owned(),
@@ -341,10 +303,7 @@ mod tests {
             },
             crop: CropTemplate::default(),
             heads: file("heads.safetensors"),
-            labels: LabelSets {
-                expression: vec!["neutral".to_owned(), "happy".to_owned()],
-                au: Vec::new(),
-            },
+            labels: LabelSets { expression: vec!["neutral".to_owned(), "happy".to_owned()], au: Vec::new() },
             training: toml::Table::new(),
             scores: toml::Table::new(),
         }
@@ -369,11 +328,7 @@ mod tests {
         assert_eq!(bundle.heads_safetensors(), [4, 5]);
         assert_eq!(bundle.manifest().encoder.input_side_px, 64);
         written(dir.path());
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            1,
-            "nothing is left beside the bundle"
-        );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the bundle");
     }
 
     #[test]
@@ -408,11 +363,7 @@ mod tests {
         let text = fs::read_to_string(path.join(MANIFEST)).unwrap();
         for (from, to, expected) in [
             ("format = 1", "format = 2\nunknown = 3", "format 2 is newer"),
-            (
-                "file = \"encoder.onnx\"",
-                "file = \"../encoder.onnx\"",
-                "plain file name",
-            ),
+            ("file = \"encoder.onnx\"", "file = \"../encoder.onnx\"", "plain file name"),
             ("input_side_px = 64", "input_side_px = 0", "input_side_px"),
             ("box_scale = ", "box_scale = -", "box_scale"),
             ("name = \"test\"", "", "name"),
@@ -420,10 +371,7 @@ mod tests {
             assert!(text.contains(from), "{from} stands in {text}");
             fs::write(path.join(MANIFEST), text.replacen(from, to, 1)).unwrap();
             let error = Bundle::open(&path).unwrap_err().to_string();
-            assert!(
-                error.contains(expected) && error.contains(MANIFEST) && !error.contains('\n'),
-                "{error}"
-            );
+            assert!(error.contains(expected) && error.contains(MANIFEST) && !error.contains('\n'), "{error}");
         }
     }
 }

@@ -82,11 +82,7 @@ impl Encoder {
             .map_err(load)?;
         let input = Tensor::zero::<f32>(&shape).map_err(load)?;
         let state = plan.spawn().map_err(load)?;
-        let mut encoder = Self {
-            spec,
-            state,
-            input: Arc::new(input),
-        };
+        let mut encoder = Self { spec, state, input: Arc::new(input) };
         let mut embedding = vec![0.0; spec.embedding_size];
         encoder.embed(&vec![0; side * side * 3], &mut embedding)?;
         Ok(encoder)
@@ -127,19 +123,11 @@ impl Encoder {
         normalise_into(crop, &spec, planes.as_slice_mut::<f32>().map_err(run)?);
         let input = TValue::from_const(Arc::clone(&self.input));
         let outputs = self.state.run(tvec!(input)).map_err(run)?;
-        let output = outputs.first().ok_or(EncoderError::Output {
-            expected: spec.embedding_size,
-            found: 0,
-        })?;
-        let found = output
-            .try_as_plain_ram()
-            .and_then(|view| view.as_slice::<f32>())
-            .map_err(run)?;
+        let output =
+            outputs.first().ok_or(EncoderError::Output { expected: spec.embedding_size, found: 0 })?;
+        let found = output.try_as_plain_ram().and_then(|view| view.as_slice::<f32>()).map_err(run)?;
         if found.len() != spec.embedding_size {
-            return Err(EncoderError::Output {
-                expected: spec.embedding_size,
-                found: found.len(),
-            });
+            return Err(EncoderError::Output { expected: spec.embedding_size, found: found.len() });
         }
         if !found.iter().all(|v| v.is_finite()) {
             return Err(EncoderError::NotFinite);
@@ -150,23 +138,12 @@ impl Encoder {
 }
 
 fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), EncoderError> {
-    if expected == found {
-        Ok(())
-    } else {
-        Err(EncoderError::Length {
-            what,
-            expected,
-            found,
-        })
-    }
+    if expected == found { Ok(()) } else { Err(EncoderError::Length { what, expected, found }) }
 }
 
 /// tract's errors carry their causes on lines of their own.
 fn one_line(error: &TractError) -> String {
-    format!("{error:#}")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// RGB triples to three planes, `(value / 255 - mean) / std`.
@@ -195,31 +172,17 @@ mod tests {
 
     fn ints(name: &str, ints: &[i64]) -> pb::AttributeProto {
         let kind = pb::attribute_proto::AttributeType::Ints as i32;
-        pb::AttributeProto {
-            name: name.into(),
-            r#type: kind,
-            ints: ints.to_vec(),
-            ..Default::default()
-        }
+        pb::AttributeProto { name: name.into(), r#type: kind, ints: ints.to_vec(), ..Default::default() }
     }
 
     fn value(name: &str, dims: &[i64]) -> pb::ValueInfoProto {
         use pb::tensor_shape_proto::{Dimension, dimension::Value};
-        let dim = dims.iter().map(|d| Dimension {
-            value: Some(Value::DimValue(*d)),
-            ..Default::default()
-        });
+        let dim = dims.iter().map(|d| Dimension { value: Some(Value::DimValue(*d)), ..Default::default() });
         let shape = Some(pb::TensorShapeProto { dim: dim.collect() });
         let tensor = pb::type_proto::Tensor { elem_type: 1, shape };
-        let kind = pb::TypeProto {
-            value: Some(pb::type_proto::Value::TensorType(tensor)),
-            ..Default::default()
-        };
-        pb::ValueInfoProto {
-            name: name.into(),
-            r#type: Some(kind),
-            ..Default::default()
-        }
+        let kind =
+            pb::TypeProto { value: Some(pb::type_proto::Value::TensorType(tensor)), ..Default::default() };
+        pb::ValueInfoProto { name: name.into(), r#type: Some(kind), ..Default::default() }
     }
 
     fn weight(name: &str, dims: &[i64], values: &[f32]) -> pb::TensorProto {
@@ -254,18 +217,12 @@ mod tests {
                 node("GlobalAveragePool", &["r"], "p", vec![]),
                 node("Flatten", &["p"], "y", vec![]),
             ],
-            initializer: vec![
-                weight("k", &[OUT as i64, 3, 3, 3], kernel),
-                weight("b", &[OUT as i64], bias),
-            ],
+            initializer: vec![weight("k", &[OUT as i64, 3, 3, 3], kernel), weight("b", &[OUT as i64], bias)],
             input: vec![value("x", &[1, 3, SIDE as i64, SIDE as i64])],
             output: vec![value("y", &[1, OUT as i64])],
             ..Default::default()
         };
-        let opset = pb::OperatorSetIdProto {
-            domain: String::new(),
-            version: 13,
-        };
+        let opset = pb::OperatorSetIdProto { domain: String::new(), version: 13 };
         let model = pb::ModelProto {
             ir_version: 8,
             opset_import: vec![opset],
@@ -341,28 +298,14 @@ mod tests {
     fn what_does_not_fit_is_an_error_in_one_line() {
         let (kernel, bias) = (random(1, OUT * 27), random(2, OUT));
         let onnx = tiny_onnx(&kernel, &bias);
-        let load = |bytes: &[u8], spec| {
-            Encoder::from_onnx(bytes, spec)
-                .map(|_| ())
-                .unwrap_err()
-                .to_string()
-        };
+        let load = |bytes: &[u8], spec| Encoder::from_onnx(bytes, spec).map(|_| ()).unwrap_err().to_string();
         let errors = [
             load(&onnx[..onnx.len() / 2], spec()),
             load(b"not a model", spec()),
-            load(
-                &onnx,
-                EncoderSpec {
-                    embedding_size: 7,
-                    ..spec()
-                },
-            ),
+            load(&onnx, EncoderSpec { embedding_size: 7, ..spec() }),
             load(&tiny_onnx(&kernel, &[f32::INFINITY; OUT]), spec()),
         ];
-        assert!(
-            errors.iter().all(|e| !e.contains('\n') && e.contains("encoder")),
-            "{errors:?}"
-        );
+        assert!(errors.iter().all(|e| !e.contains('\n') && e.contains("encoder")), "{errors:?}");
         let mut encoder = Encoder::from_onnx(&onnx, spec()).unwrap();
         assert!(matches!(
             encoder.embed(&[0; 3], &mut [0.0; OUT]),

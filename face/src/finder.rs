@@ -83,12 +83,7 @@ impl SeetaFinder {
         detector.set_score_thresh(SCORE_THRESHOLD);
         detector.set_pyramid_scale_factor(PYRAMID_STEP);
         detector.set_slide_window_step(WINDOW_STEP_PX, WINDOW_STEP_PX);
-        Ok(Self {
-            detector,
-            resizer: Resizer::new(),
-            luma: Vec::new(),
-            small: Vec::new(),
-        })
+        Ok(Self { detector, resizer: Resizer::new(), luma: Vec::new(), small: Vec::new() })
     }
 }
 
@@ -110,12 +105,8 @@ impl Finder for SeetaFinder {
             Image::from_slice_u8(width, height, &mut self.small, PixelType::U8).map_err(|e| resize(&e))?;
         let options =
             ResizeOptions::new().resize_alg(ResizeAlg::Convolution(fast_image_resize::FilterType::Bilinear));
-        self.resizer
-            .resize(&source, &mut target, &options)
-            .map_err(|e| resize(&e))?;
-        let faces = self
-            .detector
-            .detect(&rustface::ImageData::new(&self.small, width, height));
+        self.resizer.resize(&source, &mut target, &options).map_err(|e| resize(&e))?;
+        let faces = self.detector.detect(&rustface::ImageData::new(&self.small, width, height));
         out.extend(faces.iter().map(|face| {
             let b = face.bbox();
             Detection {
@@ -148,9 +139,7 @@ mod tests {
         let mut finder = SeetaFinder::new().unwrap();
         let mut found = Vec::new();
         for (width, height) in [(640, 480), (16, 16), (1, 1), (4000, 20)] {
-            finder
-                .find(&Frame::black(width, height).unwrap(), &mut found)
-                .unwrap();
+            finder.find(&Frame::black(width, height).unwrap(), &mut found).unwrap();
             assert!(found.is_empty(), "{width}x{height}: {found:?}");
         }
     }

@@ -53,20 +53,9 @@ impl Frame {
     pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Result<Self, FrameError> {
         let expected = Self::byte_len(width, height)?;
         if rgb.len() != expected {
-            return Err(FrameError::Size {
-                width,
-                height,
-                expected,
-                actual: rgb.len(),
-            });
+            return Err(FrameError::Size { width, height, expected, actual: rgb.len() });
         }
-        Ok(Self {
-            width,
-            height,
-            rgb,
-            t_secs: 0.0,
-            index: 0,
-        })
+        Ok(Self { width, height, rgb, t_secs: 0.0, index: 0 })
     }
 
     /// The bytes that a frame of this size has.
@@ -135,11 +124,7 @@ mod decode {
     use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-        if bytes.starts_with(&[0xFF, 0xD8]) {
-            jpeg(bytes)
-        } else {
-            other(bytes)
-        }
+        if bytes.starts_with(&[0xFF, 0xD8]) { jpeg(bytes) } else { other(bytes) }
     }
 
     fn jpeg(bytes: &[u8]) -> Result<Frame, FrameError> {
@@ -150,11 +135,11 @@ mod decode {
             .set_max_height(side)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-        let fail = |e: zune_jpeg::errors::DecodeErrors| FrameError::Decode(e.to_string());
+        let fail =
+            |e: zune_jpeg::errors::DecodeErrors| FrameError::Decode(e.to_string().trim_end().to_owned());
         let rgb = decoder.decode().map_err(fail)?;
-        let (width, height) = decoder
-            .dimensions()
-            .ok_or_else(|| FrameError::Decode("JPEG without a size".to_owned()))?;
+        let (width, height) =
+            decoder.dimensions().ok_or_else(|| FrameError::Decode("JPEG without a size".to_owned()))?;
         Frame::new(width as u32, height as u32, rgb)
     }
 

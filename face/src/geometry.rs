@@ -83,9 +83,7 @@ impl Similarity {
         }
         let n = from.len() as f64;
         let mean = |points: &[Point]| {
-            let (x, y) = points
-                .iter()
-                .fold((0.0, 0.0), |(x, y), p| (x + f64::from(p.x), y + f64::from(p.y)));
+            let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), p| (x + f64::from(p.x), y + f64::from(p.y)));
             (x / n, y / n)
         };
         let ((fx, fy), (gx, gy)) = (mean(from), mean(to));
@@ -114,10 +112,7 @@ impl Similarity {
 
     /// Carries a point.
     pub fn apply(&self, p: Point) -> Point {
-        Point::new(
-            self.a * p.x - self.b * p.y + self.tx,
-            self.b * p.x + self.a * p.y + self.ty,
-        )
+        Point::new(self.a * p.x - self.b * p.y + self.tx, self.b * p.x + self.a * p.y + self.ty)
     }
 
     /// Its scale, above 0 where [`Similarity::invert`] succeeds.
@@ -132,12 +127,7 @@ impl Similarity {
             return None;
         }
         let (a, b) = (self.a / norm, -self.b / norm);
-        Some(Self {
-            a,
-            b,
-            tx: -(a * self.tx - b * self.ty),
-            ty: -(b * self.tx + a * self.ty),
-        })
+        Some(Self { a, b, tx: -(a * self.tx - b * self.ty), ty: -(b * self.tx + a * self.ty) })
     }
 }
 
@@ -147,21 +137,13 @@ mod tests {
 
     #[test]
     fn a_similarity_is_recovered_from_points_it_moved() {
-        let truth = Similarity {
-            a: 0.8,
-            b: -0.3,
-            tx: 12.0,
-            ty: -4.5,
-        };
+        let truth = Similarity { a: 0.8, b: -0.3, tx: 12.0, ty: -4.5 };
         let from = [(38.0, 51.0), (73.0, 51.0), (56.0, 71.0), (41.0, 92.0)].map(|(x, y)| Point::new(x, y));
         let to = from.map(|p| truth.apply(p));
         let found = Similarity::fit(&from, &to).expect("points are spread");
         for (p, q) in from.iter().zip(to) {
             let r = found.apply(*p);
-            assert!(
-                (r.x - q.x).abs() < 1e-3 && (r.y - q.y).abs() < 1e-3,
-                "{r:?} {q:?}"
-            );
+            assert!((r.x - q.x).abs() < 1e-3 && (r.y - q.y).abs() < 1e-3, "{r:?} {q:?}");
             let back = found.invert().expect("scale is 0.85").apply(r);
             assert!((back.x - p.x).abs() < 1e-3 && (back.y - p.y).abs() < 1e-3);
         }

@@ -54,8 +54,7 @@ impl Tracker {
     ///
     /// A time that runs backwards (a source that starts again) forgets every face.
     pub fn update(&mut self, t_secs: f64, detections: &[Detection]) -> &[Track] {
-        self.tracks
-            .retain(|t| (0.0..=FORGET_SECS).contains(&(t_secs - t.seen_secs)));
+        self.tracks.retain(|t| (0.0..=FORGET_SECS).contains(&(t_secs - t.seen_secs)));
         self.match_boxes(detections);
         for track in &mut self.tracks {
             track.coasted = true;
@@ -80,19 +79,13 @@ impl Tracker {
                     landmarks: detection.landmarks,
                     coasted: false,
                     seen_secs: t_secs,
-                    hits: if detection.score >= CONFIRM_SCORE {
-                        CONFIRM_HITS
-                    } else {
-                        1
-                    },
+                    hits: if detection.score >= CONFIRM_SCORE { CONFIRM_HITS } else { 1 },
                 });
             }
         }
         self.shown.clear();
         self.shown.extend(
-            self.tracks
-                .iter()
-                .filter(|t| t.hits >= CONFIRM_HITS && t_secs - t.seen_secs <= COAST_SECS),
+            self.tracks.iter().filter(|t| t.hits >= CONFIRM_HITS && t_secs - t.seen_secs <= COAST_SECS),
         );
         &self.shown
     }
@@ -116,12 +109,8 @@ impl Track {
     fn see(&mut self, detection: &Detection, t_secs: f64) {
         let blend = |old: f32, new: f32| old + (new - old) * BOX_GAIN;
         let (old, new) = (self.bbox, detection.bbox);
-        self.bbox = Rect::new(
-            blend(old.x, new.x),
-            blend(old.y, new.y),
-            blend(old.w, new.w),
-            blend(old.h, new.h),
-        );
+        self.bbox =
+            Rect::new(blend(old.x, new.x), blend(old.y, new.y), blend(old.w, new.w), blend(old.h, new.h));
         self.score = detection.score;
         self.landmarks = detection.landmarks;
         self.coasted = false;
@@ -140,11 +129,7 @@ fn likeness(a: &Rect, b: &Rect) -> f32 {
     let (size, other) = (a.w.max(a.h), b.w.max(b.h));
     let shift = (p.x - q.x).hypot(p.y - q.y) / size;
     let alike = other <= 2.0 * size && size <= 2.0 * other;
-    if alike && shift < MAX_CENTRE_SHIFT {
-        1.0 - shift
-    } else {
-        0.0
-    }
+    if alike && shift < MAX_CENTRE_SHIFT { 1.0 - shift } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -152,11 +137,7 @@ mod tests {
     use super::*;
 
     fn face(x: f32, score: f32) -> Detection {
-        Detection {
-            bbox: Rect::new(x, 50.0, 40.0, 40.0),
-            score,
-            landmarks: None,
-        }
+        Detection { bbox: Rect::new(x, 50.0, 40.0, 40.0), score, landmarks: None }
     }
 
     fn ids(tracks: &[Track]) -> Vec<u64> {

@@ -63,14 +63,7 @@ pub fn prototype(expression: Expression) -> Intensities {
     let parts: &[(usize, f32)] = match expression {
         Expression::Neutral => &[],
         Expression::Happy => &[(AU6, 0.8), (AU12, 0.9), (AU25, 0.6), (AU7, 0.15)],
-        Expression::Sad => &[
-            (AU1, 0.9),
-            (AU4, 0.6),
-            (AU15, 0.8),
-            (AU17, 0.45),
-            (AU7, 0.1),
-            (AU43, 0.12),
-        ],
+        Expression::Sad => &[(AU1, 0.9), (AU4, 0.6), (AU15, 0.8), (AU17, 0.45), (AU7, 0.1), (AU43, 0.12)],
         Expression::Surprise => &[(AU1, 0.9), (AU2, 0.9), (AU5, 0.8), (AU25, 0.7), (AU26, 0.85)],
         Expression::Fear => &[
             (AU1, 0.8),
@@ -82,23 +75,12 @@ pub fn prototype(expression: Expression) -> Intensities {
             (AU25, 0.7),
             (AU26, 0.3),
         ],
-        Expression::Disgust => &[
-            (AU9, 0.9),
-            (AU10, 0.7),
-            (AU17, 0.4),
-            (AU4, 0.4),
-            (AU7, 0.45),
-            (AU25, 0.25),
-            (AU6, 0.2),
-        ],
-        Expression::Angry => &[
-            (AU4, 0.95),
-            (AU5, 0.45),
-            (AU7, 0.65),
-            (AU23, 0.75),
-            (AU24, 0.45),
-            (AU17, 0.35),
-        ],
+        Expression::Disgust => {
+            &[(AU9, 0.9), (AU10, 0.7), (AU17, 0.4), (AU4, 0.4), (AU7, 0.45), (AU25, 0.25), (AU6, 0.2)]
+        }
+        Expression::Angry => {
+            &[(AU4, 0.95), (AU5, 0.45), (AU7, 0.65), (AU23, 0.75), (AU24, 0.45), (AU17, 0.35)]
+        }
         Expression::Contempt => &[(AU14, 0.9), (AU12, 0.35), (AU10, 0.1)],
     };
     let mut au = [0.0; N];
@@ -112,33 +94,13 @@ pub fn prototype(expression: Expression) -> Intensities {
 pub(crate) fn optional_units(expression: Expression) -> &'static [(usize, f32, f32)] {
     match expression {
         Expression::Neutral => &[(AU25, 0.25, 0.35)],
-        Expression::Happy => &[
-            (AU26, 0.35, 0.55),
-            (AU5, 0.05, 0.2),
-            (AU2, 0.1, 0.4),
-            (AU14, 0.1, 0.5),
-        ],
-        Expression::Sad => &[
-            (AU43, 0.25, 0.3),
-            (AU24, 0.2, 0.4),
-            (AU6, 0.2, 0.4),
-            (AU25, 0.1, 0.3),
-        ],
+        Expression::Happy => &[(AU26, 0.35, 0.55), (AU5, 0.05, 0.2), (AU2, 0.1, 0.4), (AU14, 0.1, 0.5)],
+        Expression::Sad => &[(AU43, 0.25, 0.3), (AU24, 0.2, 0.4), (AU6, 0.2, 0.4), (AU25, 0.1, 0.3)],
         Expression::Surprise => &[(AU12, 0.1, 0.3)],
         Expression::Fear => &[(AU15, 0.1, 0.3), (AU26, 0.4, 0.6)],
         Expression::Disgust => &[(AU15, 0.4, 0.6), (AU43, 0.1, 0.3), (AU26, 0.15, 0.4)],
-        Expression::Angry => &[
-            (AU10, 0.25, 0.6),
-            (AU25, 0.25, 0.6),
-            (AU9, 0.15, 0.4),
-            (AU15, 0.1, 0.3),
-        ],
-        Expression::Contempt => &[
-            (AU24, 0.2, 0.5),
-            (AU4, 0.1, 0.3),
-            (AU43, 0.1, 0.25),
-            (AU2, 0.15, 0.4),
-        ],
+        Expression::Angry => &[(AU10, 0.25, 0.6), (AU25, 0.25, 0.6), (AU9, 0.15, 0.4), (AU15, 0.1, 0.3)],
+        Expression::Contempt => &[(AU24, 0.2, 0.5), (AU4, 0.1, 0.3), (AU43, 0.1, 0.25), (AU2, 0.15, 0.4)],
     }
 }
 
@@ -206,10 +168,7 @@ pub(crate) struct Site {
 /// Lids (5, 7, 43 and the lower lid of 6) and the jaw (26) are not displacements: `rig` turns them.
 pub(crate) fn displacement(unit: usize, site: Site) -> Vec3 {
     let Site { ax, y, side, front } = site;
-    let (upper, lower) = (
-        (0.5 + 0.5 * side).clamp(0.0, 1.0),
-        (0.5 - 0.5 * side).clamp(0.0, 1.0),
-    );
+    let (upper, lower) = ((0.5 + 0.5 * side).clamp(0.0, 1.0), (0.5 - 0.5 * side).clamp(0.0, 1.0));
     let q = (ax / MOUTH_CORNER_X).min(1.3);
     let corner = bump2(ax - 2.6, 1.0, y - SEAM, 1.0);
     // Along the lips, rising from 0 at the middle to 1 at the corner, then down the cheek.
@@ -219,27 +178,15 @@ pub(crate) fn displacement(unit: usize, site: Site) -> Vec3 {
     // The red of the lips alone, and how far into it the site lies (0 at the seam, 1 at the border).
     let (red_upper, into_upper) = {
         let h = (y - SEAM) / upper_lip_border(ax).max(0.12);
-        (
-            upper * smoothstep(1.7, 0.9, h) * smoothstep(1.05, 0.75, q),
-            h.clamp(0.0, 1.4),
-        )
+        (upper * smoothstep(1.7, 0.9, h) * smoothstep(1.05, 0.75, q), h.clamp(0.0, 1.4))
     };
     let (red_lower, into_lower) = {
         let h = (SEAM - y) / lower_lip_border(ax).max(0.12);
-        (
-            lower * smoothstep(1.7, 0.9, h) * smoothstep(1.05, 0.75, q),
-            h.clamp(0.0, 1.4),
-        )
+        (lower * smoothstep(1.7, 0.9, h) * smoothstep(1.05, 0.75, q), h.clamp(0.0, 1.4))
     };
     let brow = y - brow_line(ax);
     let above_brow = |x: f32, s: f32, rise: f32| {
-        bump(ax - x, s)
-            * if brow > 0.0 {
-                bump(brow, 2.3)
-            } else {
-                bump(brow, 0.85)
-            }
-            * rise
+        bump(ax - x, s) * if brow > 0.0 { bump(brow, 2.3) } else { bump(brow, 0.85) } * rise
     };
     let d = match unit {
         AU1 => v3(-0.05, 1.0, 0.02) * above_brow(1.2, 1.75, 0.80),
@@ -247,22 +194,14 @@ pub(crate) fn displacement(unit: usize, site: Site) -> Vec3 {
         AU4 => {
             let down = above_brow(1.4, 2.5, 0.62) * if brow > 0.0 { 0.9 } else { 1.0 };
             let knit = bump2(ax - 1.7, 1.1, brow, 0.9);
-            v3(
-                -0.36 * knit,
-                -down,
-                0.14 * bump2(ax - 1.0, 0.8, brow + 0.1, 0.7) + 0.10 * down,
-            )
+            v3(-0.36 * knit, -down, 0.14 * bump2(ax - 1.0, 0.8, brow + 0.1, 0.7) + 0.10 * down)
         }
         AU6 => {
             let pad = bump2(ax - 3.5, 1.7, y + 2.6, 1.4);
             let outer = bump2(ax - 4.9, 0.9, y + 0.4, 1.2);
             v3(-0.12 * outer, 0.50 * pad + 0.10 * outer, 0.30 * pad)
         }
-        AU7 => v3(
-            0.0,
-            0.10 * bump2(ax - 3.1, 1.5, y + 1.0, 0.5),
-            0.05 * bump2(ax - 3.1, 1.3, y + 0.8, 0.4),
-        ),
+        AU7 => v3(0.0, 0.10 * bump2(ax - 3.1, 1.5, y + 1.0, 0.5), 0.05 * bump2(ax - 3.1, 1.3, y + 0.8, 0.4)),
         AU9 => {
             let wing = bump2(ax - 1.3, 0.9, y + 4.2, 1.1);
             let cheek = bump2(ax - 2.1, 1.1, y + 2.6, 1.5);
@@ -286,14 +225,14 @@ pub(crate) fn displacement(unit: usize, site: Site) -> Vec3 {
             )
         }
         AU12 => {
-            let cheek = bump2(ax - 3.5, 1.4, y + 4.3, 1.7);
+            let cheek = bump2(ax - 3.5, 1.4, y + 4.2, 1.6);
             let thin = 0.14 * (red_upper * into_upper - red_lower * -into_lower);
             let mid_lift = 0.10 * lower_lip + 0.14 * upper_lip;
             v3(
                 0.78 * along,
-                0.80 * along * (0.55 + 0.45 * q.min(1.0)) + 0.34 * cheek + mid_lift
+                0.80 * along * (0.55 + 0.45 * q.min(1.0)) + 0.40 * cheek + mid_lift
                     - 0.6 * thin.min(0.2) * upper,
-                -0.62 * along + 0.36 * cheek - 0.14 * (upper_lip + lower_lip) * (1.0 - along),
+                -0.62 * along + 0.46 * cheek - 0.14 * (upper_lip + lower_lip) * (1.0 - along),
             )
         }
         AU14 => {
@@ -306,11 +245,7 @@ pub(crate) fn displacement(unit: usize, site: Site) -> Vec3 {
         }
         AU15 => {
             let below = bump2(ax - 2.7, 1.0, y + 8.2, 1.2);
-            v3(
-                0.08 * corner,
-                -0.66 * along - 0.22 * below,
-                -0.06 * along - 0.10 * below,
-            )
+            v3(0.08 * corner, -0.66 * along - 0.22 * below, -0.06 * along - 0.10 * below)
         }
         AU17 => {
             let boss = bump2(ax, 1.6, y + 10.0, 1.1);
@@ -345,11 +280,7 @@ pub(crate) fn displacement(unit: usize, site: Site) -> Vec3 {
         ),
         AU25 => {
             let open = (1.0 - q * q).max(0.0);
-            v3(
-                0.0,
-                0.16 * upper_lip * open - 0.46 * lower_lip * open,
-                0.04 * lower_lip,
-            )
+            v3(0.0, 0.16 * upper_lip * open - 0.46 * lower_lip * open, 0.04 * lower_lip)
         }
         AU26 => v3(-0.26 * along, -0.05 * upper_lip * bump(ax, 1.2), 0.05 * along),
         _ => Vec3::ZERO,
@@ -364,7 +295,7 @@ pub(crate) fn jaw_weight(ax: f32, y: f32, z: f32, side: f32, t: f32, u: f32) -> 
     let line = SEAM + 4.6 * outward;
     let blur = 0.6 + 2.6 * smoothstep(MOUTH_CORNER_X * 0.9, 4.5, ax);
     let soft = ((y - line) / blur).clamp(-1.0, 1.0);
-    let mix = smoothstep(0.72, 1.0, ax / MOUTH_CORNER_X);
+    let mix = smoothstep(0.85, 1.05, ax / MOUTH_CORNER_X);
     let side = side * (1.0 - mix) + soft * mix;
     let w = 0.5 - 0.5 * side;
     let w = w * w * (3.0 - 2.0 * w);
@@ -409,18 +340,7 @@ mod tests {
 
     #[test]
     fn units_move_only_what_their_muscles_reach() {
-        let at = |unit, ax, y, side| {
-            displacement(
-                unit,
-                Site {
-                    ax,
-                    y,
-                    side,
-                    front: 1.0,
-                },
-            )
-            .length()
-        };
+        let at = |unit, ax, y, side| displacement(unit, Site { ax, y, side, front: 1.0 }).length();
         assert!(at(AU1, 1.2, 2.2, 1.0) > 0.5 && at(AU1, 0.5, SEAM, 1.0) < 0.01);
         assert!(at(AU12, 2.5, SEAM, 1.0) > 0.7 && at(AU12, 2.0, 2.5, 1.0) < 0.01);
         assert!(at(AU17, 0.0, -10.0, -1.0) > 0.4 && at(AU17, 3.0, 0.0, 1.0) < 0.01);

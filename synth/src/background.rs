@@ -58,11 +58,7 @@ fn wall(rng: &mut impl Rng, width: usize, height: usize, unit: f32, seed: u32) -
     let stain = rng.between(0.0, 0.15);
     Picture::from_fn(width, height, |x, y| {
         let (x, y) = (x * unit, y * unit);
-        let f = if plain {
-            bump2(x - cx, 0.8, y - cy, 0.8) * 0.3
-        } else {
-            smoothstep(0.0, 1.0, y)
-        };
+        let f = if plain { bump2(x - cx, 0.8, y - cy, 0.8) * 0.3 } else { smoothstep(0.0, 1.0, y) };
         a.lerp(b, f) * (1.0 + stain * fractal2(x * 5.0, y * 5.0, 3, seed))
     })
 }
@@ -74,13 +70,7 @@ fn blobs(rng: &mut impl Rng, width: usize, height: usize, unit: f32, aspect: f32
         .map(|_| {
             let disc = rng.chance(0.5);
             let size = rng.between(0.03, if disc { 0.14 } else { 0.4 });
-            (
-                rng.between(0.0, aspect),
-                rng.unit(),
-                size,
-                color(rng, 1.0) * rng.between(0.8, 2.2),
-                disc,
-            )
+            (rng.between(0.0, aspect), rng.unit(), size, color(rng, 1.0) * rng.between(0.8, 2.2), disc)
         })
         .collect();
     Picture::from_fn(width, height, |x, y| {
@@ -159,11 +149,7 @@ fn room(rng: &mut impl Rng, width: usize, height: usize, unit: f32, aspect: f32,
 
 fn outdoors(rng: &mut impl Rng, width: usize, height: usize, unit: f32, seed: u32) -> Picture {
     let sky = v3(0.35, 0.55, 0.95).lerp(v3(0.8, 0.8, 0.8), rng.unit()) * rng.between(0.5, 1.3);
-    let leaf = v3(
-        rng.between(0.06, 0.3),
-        rng.between(0.14, 0.34),
-        rng.between(0.02, 0.10),
-    );
+    let leaf = v3(rng.between(0.08, 0.3), rng.between(0.14, 0.30), rng.between(0.04, 0.12));
     let ground = color(rng, 0.5) * 0.7;
     let (horizon, height_of_trees) = (rng.between(0.5, 1.0), rng.between(0.1, 0.9));
     let fine = rng.between(6.0, 20.0);
@@ -171,10 +157,8 @@ fn outdoors(rng: &mut impl Rng, width: usize, height: usize, unit: f32, seed: u3
         let (x, y) = (x * unit, y * unit);
         let edge = horizon - height_of_trees * (0.6 + 0.4 * fractal2(x * 2.5, 1.0, 3, seed));
         let leaves = fractal2(x * fine, y * fine, 4, seed ^ 7);
-        let cloud = sky.lerp(
-            v3(1.1, 1.1, 1.1),
-            0.5 * smoothstep(0.0, 0.6, fractal2(x * 2.0, y * 5.0, 4, seed ^ 9)),
-        );
+        let cloud =
+            sky.lerp(v3(1.1, 1.1, 1.1), 0.5 * smoothstep(0.0, 0.6, fractal2(x * 2.0, y * 5.0, 4, seed ^ 9)));
         if y > horizon {
             ground * (1.0 + 0.3 * leaves)
         } else {
@@ -224,13 +208,8 @@ fn texture(rng: &mut impl Rng, width: usize, height: usize, unit: f32, seed: u32
     Picture::from_fn(width, height, |x, y| {
         let (x, y) = (x * unit, y * unit);
         let n = fractal2(x * fx, y * fy, 5, seed);
-        let f = if veins {
-            bump(n, 0.12)
-        } else {
-            smoothstep(-0.5, 0.5, n)
-        };
-        a.lerp(b, f)
-            .lerp(c, 0.5 * smoothstep(0.0, 0.8, noise2(x * 2.0, y * 2.0, seed ^ 3)))
+        let f = if veins { bump(n, 0.12) } else { smoothstep(-0.5, 0.5, n) };
+        a.lerp(b, f).lerp(c, 0.5 * smoothstep(0.0, 0.8, noise2(x * 2.0, y * 2.0, seed ^ 3)))
     })
 }
 
@@ -257,18 +236,11 @@ mod tests {
         let means: Vec<f32> = (0..40)
             .map(|i| {
                 let p = draw(&mut rng_for(1, Stream::Background, i), 48, 32);
-                assert!(
-                    p.rgb
-                        .iter()
-                        .flatten()
-                        .all(|v| v.is_finite() && *v > 0.0 && *v < 12.0)
-                );
+                assert!(p.rgb.iter().flatten().all(|v| v.is_finite() && *v > 0.0 && *v < 12.0));
                 p.rgb.iter().map(|c| c[1]).sum::<f32>() / p.rgb.len() as f32
             })
             .collect();
-        let (low, high) = means
-            .iter()
-            .fold((f32::MAX, 0.0f32), |(l, h), m| (l.min(*m), h.max(*m)));
+        let (low, high) = means.iter().fold((f32::MAX, 0.0f32), |(l, h), m| (l.min(*m), h.max(*m)));
         assert!(high > 4.0 * low, "{low} {high}");
     }
 }

@@ -1,8 +1,10 @@
 //! From light to a picture file's pixels: optics, exposure, sensor and tone curve.
 
-use crate::math::{Vec3, hash2, lerp, pow, smoothstep, v3};
+#[cfg(test)]
+use crate::math::v3;
+use crate::math::{hash2, lerp, pow, smoothstep};
 use crate::picture::Picture;
-use crate::random::Draw;
+use crate::random::{Draw, Stream, rng_for};
 use rand::Rng;
 use semblance_face::Frame;
 use std::sync::OnceLock;
@@ -54,22 +56,14 @@ impl Camera {
         let warm = 0.09 * rng.normal();
         let bad = rng.unit() * rng.unit();
         Self {
-            distance_cm: rng.between(42.0, 130.0),
-            defocus_permille: if rng.chance(0.4) {
-                9.0 * bad
-            } else {
-                2.0 * rng.unit()
-            },
+            distance_cm: 42.0 * pow(7.0, rng.unit()),
+            defocus_permille: if rng.chance(0.35) { 7.0 * bad } else { 2.0 * rng.unit() },
             shutter: rng.between(0.0, 0.9) * rng.unit(),
             exposure_stops: 0.40 * rng.normal(),
             white_balance: [1.0 + warm, 1.0 - warm + 0.04 * rng.normal()],
             noise: 0.6 + 7.0 * rng.unit() * bad + 1.5 * rng.unit(),
-            contrast: 1.0 + 0.11 * rng.normal(),
-            saturation: if rng.chance(0.04) {
-                0.0
-            } else {
-                (1.0 + 0.16 * rng.normal()).clamp(0.5, 1.5)
-            },
+            contrast: 1.05 + 0.11 * rng.normal(),
+            saturation: if rng.chance(0.04) { 0.0 } else { (1.03 + 0.12 * rng.normal()).clamp(0.7, 1.35) },
             vignette: 0.45 * rng.unit() * rng.unit(),
             sharpen: 0.7 * rng.unit() * rng.unit(),
         }
@@ -88,11 +82,7 @@ impl Camera {
     ) {
         let height = picture.height as f32;
         picture.blur(self.defocus_permille * 1e-3 * height, scratch);
-        picture.smear(
-            0.5 * self.shutter * smear[0],
-            0.5 * self.shutter * smear[1],
-            scratch,
-        );
+        picture.smear(0.5 * self.shutter * smear[0], 0.5 * self.shutter * smear[1], scratch);
         if self.sharpen > 0.01 {
             sharpen(picture, self.sharpen, scratch);
         }
@@ -103,50 +93,41 @@ impl Camera {
         let (cx, cy) = (0.5 * w as f32, 0.5 * height);
         let far = 1.0 / (cx * cx + cy * cy);
         let out = frame.rgb_mut();
+        let table = noise_table();
         for y in 0..h {
             let dy = y as f32 + 0.5 - cy;
-            for x in 0..w {
+            let row = &picture.rgb[y * w..][..w];
+            let out = &mut out[3 * y * w..][..3 * w];
+            // Each row reads the table from two places of its own: one for brightness, one for colour.
+            let (luma_at, tint_at) = (hash2(y as i32, 1, seed) as usize, hash2(y as i32, 2, seed) as usize);
+            for (x, (p, bytes)) in row.iter().zip(out.chunks_exact_mut(3)).enumerate() {
                 let dx = x as f32 + 0.5 - cx;
                 let edge = 1.0 - self.vignette * (dx * dx + dy * dy) * far;
-                let p = picture.rgb[y * w + x];
-                let p = v3(p[0] * channel[0], p[1] * channel[1], p[2] * channel[2]) * edge;
-                let luma = 0.2126 * p.x + 0.7152 * p.y + 0.0722 * p.z;
-                let p = v3(luma, luma, luma) + (p - v3(luma, luma, luma)) * self.saturation;
-                let noise = sensor_noise(x as i32, y as i32, seed, self.noise);
-                let i = (y * w + x) * 3;
-                for (k, (light, n)) in [(p.x, noise.x), (p.y, noise.y), (p.z, noise.z)]
-                    .into_iter()
-                    .enumerate()
-                {
-                    let v = curve.at(light);
+                let p = [p[0] * channel[0] * edge, p[1] * channel[1] * edge, p[2] * channel[2] * edge];
+                let luma = 0.2126 * p[0] + 0.7152 * p[1] + 0.0722 * p[2];
+                let shared = 0.85 * table[(luma_at + x) & NOISE_MASK];
+                for (c, byte) in bytes.iter_mut().enumerate() {
+                    let v = curve.at(luma + (p[c] - luma) * self.saturation);
                     let v = (v - 118.0) * self.contrast + 118.0;
+                    let n = shared + 0.55 * table[(tint_at + 3 * x + c) & NOISE_MASK];
                     // Shot noise: dark tones are lifted by the curve and noisier in relation.
-                    let v = v + n * lerp(1.25, 0.7, v * (1.0 / 255.0));
-                    out[i + k] = (v + 0.5).clamp(0.0, 255.0) as u8;
+                    let v = v + self.noise * n * lerp(1.25, 0.7, v * (1.0 / 255.0));
+                    *byte = (v + 0.5).clamp(0.0, 255.0) as u8;
                 }
             }
         }
     }
 }
 
-/// Nearly normal noise: mostly of brightness, a little of colour.
-fn sensor_noise(x: i32, y: i32, seed: u32, strength: f32) -> Vec3 {
-    if strength <= 0.0 {
-        return Vec3::ZERO;
-    }
-    let (a, b) = (hash2(x, y, seed), hash2(y, x, seed ^ 0x5EED));
-    let bytes = |h: u32| {
-        // The sum of four bytes has standard deviation 147.8.
-        let s = (h & 255) + (h >> 8 & 255) + (h >> 16 & 255) + (h >> 24);
-        (s as f32 - 510.0) * (1.0 / 147.8)
-    };
-    let byte = |h: u32, shift: u32| ((h >> shift & 255) as f32 - 127.5) * (1.0 / 73.9);
-    let luma = bytes(a) * 0.85;
-    v3(
-        luma + 0.6 * byte(b, 0),
-        luma + 0.5 * byte(b, 8),
-        luma + 0.7 * byte(b, 16),
-    ) * strength
+const NOISE_MASK: usize = 0x1FFF;
+
+/// Standard normal numbers.
+fn noise_table() -> &'static [f32] {
+    static TABLE: OnceLock<Vec<f32>> = OnceLock::new();
+    TABLE.get_or_init(|| {
+        let mut rng = rng_for(0, Stream::Noise, 0);
+        (0..=NOISE_MASK).map(|_| rng.normal()).collect()
+    })
 }
 
 fn sharpen(picture: &mut Picture, amount: f32, scratch: &mut Vec<[f32; 3]>) {
@@ -171,14 +152,13 @@ struct ToneCurve {
 }
 
 impl ToneCurve {
-    const STEPS: usize = 4096;
+    const STEPS: usize = 8192;
     /// Light that saturates.
     const WHITE: f32 = 1.6;
 
     fn at(&self, light: f32) -> f32 {
-        let x = (light.max(0.0) * (Self::STEPS as f32 / Self::WHITE)).min(Self::STEPS as f32 - 1.001);
-        let i = x as usize;
-        lerp(self.values[i], self.values[i + 1], x - i as f32)
+        let x = light * (Self::STEPS as f32 / Self::WHITE) + 0.5;
+        self.values[(x.max(0.0) as usize).min(Self::STEPS)]
     }
 }
 
@@ -189,11 +169,7 @@ fn tone_curve() -> &'static ToneCurve {
         values: (0..=ToneCurve::STEPS)
             .map(|i| {
                 let x = i as f32 / ToneCurve::STEPS as f32 * ToneCurve::WHITE;
-                let rolled = if x < 0.6 {
-                    x
-                } else {
-                    0.6 + 0.4 * smooth_shoulder((x - 0.6) / 0.4)
-                };
+                let rolled = if x < 0.6 { x } else { 0.6 + 0.4 * smooth_shoulder((x - 0.6) / 0.4) };
                 let s = if rolled <= 0.003_130_8 {
                     12.92 * rolled
                 } else {
@@ -241,17 +217,11 @@ mod tests {
 
     #[test]
     fn noise_has_the_stated_strength_and_no_bias() {
-        let camera = Camera {
-            noise: 6.0,
-            ..Camera::ideal()
-        };
+        let camera = Camera { noise: 6.0, ..Camera::ideal() };
         let v = exposed(&camera, 0.18);
         let mean = v.iter().map(|&b| f32::from(b)).sum::<f32>() / v.len() as f32;
-        let var = v
-            .iter()
-            .map(|&b| (f32::from(b) - mean) * (f32::from(b) - mean))
-            .sum::<f32>()
-            / v.len() as f32;
+        let var =
+            v.iter().map(|&b| (f32::from(b) - mean) * (f32::from(b) - mean)).sum::<f32>() / v.len() as f32;
         assert!((mean - 118.0).abs() < 1.0, "{mean}");
         assert!((4.5..8.0).contains(&var.sqrt()), "{}", var.sqrt());
     }

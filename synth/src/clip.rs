@@ -102,8 +102,8 @@ pub struct Labels {
     pub pose: HeadPose,
     /// The 68 iBUG landmarks, pixels of the frame ([`crate::Rendered::landmarks`]).
     pub landmarks: [Point; 68],
-    /// The face box, pixels of the frame ([`crate::Rendered::face_box`]).
-    pub face_box: Rect,
+    /// The face box, pixels of the frame ([`crate::Rendered::bbox`]).
+        pub bbox: Rect,
     /// Share of the landmarks that are hidden, 0 to 1.
     pub hidden: f32,
     /// Who it is.
@@ -144,19 +144,13 @@ impl ClipSource {
             Framing::Crop => Point::new((0.5 + 0.03 * rng.normal()) * w, (0.53 + 0.03 * rng.normal()) * h),
             Framing::Webcam => {
                 let room = (0.5 * (w - 0.9 * face_px) / w).max(0.05);
-                Point::new(
-                    (0.5 + 0.45 * room * rng.normal()) * w,
-                    (0.5 + 0.04 * rng.normal()) * h,
-                )
+                Point::new((0.5 + 0.45 * room * rng.normal()) * w, (0.5 + 0.04 * rng.normal()) * h)
             }
         };
         let mut renderer = Renderer::new(person, options.width, options.height, face_px, clip_seed)?;
         if !options.camera_effects {
             let distance_cm = renderer.camera_mut().distance_cm;
-            *renderer.camera_mut() = Camera {
-                distance_cm,
-                ..Camera::ideal()
-            };
+            *renderer.camera_mut() = Camera { distance_cm, ..Camera::ideal() };
         }
         Ok(Self {
             timeline: Timeline::new(clip_seed, style, options.pose_spread, options.occluded),
@@ -233,7 +227,7 @@ impl ClipSource {
             meant_au: now.meant,
             pose: now.state.pose,
             landmarks: drawn.landmarks,
-            face_box: drawn.face_box,
+            bbox: drawn.bbox,
             hidden: drawn.hidden,
             identity: self.identity,
             t_secs,
@@ -250,11 +244,7 @@ impl ClipSource {
     }
 
     fn placement(&self, m: &Moment) -> Placement {
-        let jitter = if self.options.framing == Framing::Crop {
-            0.018
-        } else {
-            0.004
-        };
+        let jitter = if self.options.framing == Framing::Crop { 0.018 } else { 0.004 };
         let k = self.slack();
         let f = self.face_px;
         Placement {
@@ -268,11 +258,7 @@ impl ClipSource {
 
     /// Shift of the background: it stands still before a webcam and moves against a tracked crop.
     fn behind(&self, m: &Moment) -> [f32; 2] {
-        let moved = if self.options.framing == Framing::Crop {
-            self.face_px
-        } else {
-            0.0
-        };
+        let moved = if self.options.framing == Framing::Crop { self.face_px } else { 0.0 };
         let limit = 0.28 * self.options.height as f32;
         [0, 1].map(|i| (self.background_drift[i] + moved * m.drift[i]).clamp(-limit, limit))
     }
@@ -306,11 +292,7 @@ fn check(o: &RenderOptions) -> Result<(), SynthError> {
         ("personal_style", o.personal_style, 1.0),
     ] {
         if !(0.0..=most).contains(&value) {
-            return bad(
-                name,
-                f64::from(value),
-                if most == 1.0 { "0 to 1" } else { "0 to 0.5" },
-            );
+            return bad(name, f64::from(value), if most == 1.0 { "0 to 1" } else { "0 to 0.5" });
         }
     }
     Ok(())

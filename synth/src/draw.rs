@@ -22,8 +22,11 @@ pub fn dot(frame: &mut Frame, p: Point, radius: i64, rgb: [u8; 3]) {
     }
 }
 
-/// A line one pixel wide. Lines of more than 20,000 pixels are not drawn.
+/// A line one pixel wide. Lines of more than 20,000 pixels, or to nowhere, are not drawn.
 pub fn line(frame: &mut Frame, from: Point, to: Point, rgb: [u8; 3]) {
+    if ![from.x, from.y, to.x, to.y].iter().all(|v| v.is_finite()) {
+        return;
+    }
     let n = (to.x - from.x).abs().max((to.y - from.y).abs()).ceil();
     if !(0.0..=20_000.0).contains(&n) {
         return;
@@ -37,13 +40,8 @@ pub fn line(frame: &mut Frame, from: Point, to: Point, rgb: [u8; 3]) {
 
 /// The outline of a box.
 pub fn rect(frame: &mut Frame, r: &Rect, rgb: [u8; 3]) {
-    let corners = [
-        (r.x, r.y),
-        (r.x + r.w, r.y),
-        (r.x + r.w, r.y + r.h),
-        (r.x, r.y + r.h),
-    ]
-    .map(|(x, y)| Point::new(x, y));
+    let corners = [(r.x, r.y), (r.x + r.w, r.y), (r.x + r.w, r.y + r.h), (r.x, r.y + r.h)]
+        .map(|(x, y)| Point::new(x, y));
     for i in 0..4 {
         line(frame, corners[i], corners[(i + 1) % 4], rgb);
     }
@@ -70,12 +68,7 @@ mod tests {
         let mut f = Frame::black(20, 10).unwrap();
         rect(&mut f, &Rect::new(-5.0, 2.0, 40.0, 4.0), [255, 0, 0]);
         dot(&mut f, Point::new(19.5, 9.5), 2, [0, 255, 0]);
-        line(
-            &mut f,
-            Point::new(f32::NAN, 0.0),
-            Point::new(3.0, 3.0),
-            [0, 0, 255],
-        );
+        line(&mut f, Point::new(f32::NAN, 0.0), Point::new(3.0, 3.0), [0, 0, 255]);
         let lit = |x: usize, y: usize| f.rgb()[(y * 20 + x) * 3..][..3].to_vec();
         assert_eq!(lit(0, 2), [255, 0, 0]);
         assert_eq!(lit(19, 6), [255, 0, 0]);

@@ -30,11 +30,7 @@ pub struct PersonalStyle {
 impl PersonalStyle {
     /// Shows exactly what is meant, on both sides alike, from a blank face.
     pub const fn plain() -> Self {
-        Self {
-            gain: [1.0; N],
-            asymmetry: [0.0; N],
-            baseline: [0.0; N],
-        }
+        Self { gain: [1.0; N], asymmetry: [0.0; N], baseline: [0.0; N] }
     }
 
     /// A random style; `strength` 0 gives [`PersonalStyle::plain`], 1 the full spread between people.
@@ -236,23 +232,17 @@ impl Timeline {
         }
         let pose = self.pose(t_secs, nod);
         Moment {
-            state: FaceState {
-                au: shown,
-                au_asymmetry: asymmetry,
-                pose,
-                gaze: self.gaze(t_secs, &pose),
-            },
+            state: FaceState { au: shown, au_asymmetry: asymmetry, pose, gaze: self.gaze(t_secs, &pose) },
             meant,
             expression,
             intensity,
-            drift: [0.10, 0.07]
-                .map(|k| k * self.liveliness)
-                .into_iter()
-                .enumerate()
-                .fold([0.0; 2], |mut d, (i, k)| {
+            drift: [0.10, 0.07].map(|k| k * self.liveliness).into_iter().enumerate().fold(
+                [0.0; 2],
+                |mut d, (i, k)| {
                     d[i] = k * self.wander(t_secs, 3.1, 40 + i as u32);
                     d
-                }),
+                },
+            ),
             jitter: [0, 1, 2]
                 .map(|i| self.wander(t_secs, 1.7, 50 + i) + 0.3 * self.wander(t_secs, 0.3, 60 + i)),
             occlusion: self.occlusion(t_secs),
@@ -263,10 +253,7 @@ impl Timeline {
     fn wander(&self, t_secs: f64, period: f32, channel: u32) -> f32 {
         // Reduced before the conversion, so that late times keep their precision.
         let x = (t_secs / f64::from(period)) % 65_536.0;
-        noise1(
-            x as f32,
-            self.noise.wrapping_add(channel.wrapping_mul(0x9E37_79B1)),
-        )
+        noise1(x as f32, self.noise.wrapping_add(channel.wrapping_mul(0x9E37_79B1)))
     }
 
     fn talk(&self, since: f32, envelope: f32, meant: &mut Intensities) {
@@ -290,11 +277,8 @@ impl Timeline {
         for s in [slot - 1, slot] {
             let mut rng = rng_for(self.seed, Stream::Blink, s as u64);
             let start = s as f64 * SLOT + f64::from(rng.between(0.0, 2.6));
-            let (close, hold, open) = (
-                rng.between(0.07, 0.11),
-                rng.between(0.02, 0.10),
-                rng.between(0.13, 0.24),
-            );
+            let (close, hold, open) =
+                (rng.between(0.07, 0.11), rng.between(0.02, 0.10), rng.between(0.13, 0.24));
             let skipped = rng.chance(0.2);
             let since = (t_secs - start) as f32;
             if !skipped && since > 0.0 {
@@ -387,11 +371,7 @@ mod tests {
     use super::*;
 
     fn distance(a: &Intensities, b: &Intensities) -> f32 {
-        a.iter()
-            .zip(b)
-            .map(|(x, y)| (x - y) * (x - y))
-            .sum::<f32>()
-            .sqrt()
+        a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum::<f32>().sqrt()
     }
 
     #[test]
@@ -448,9 +428,6 @@ mod tests {
         assert_eq!(none, style.baseline);
         let full = style.show(&[0.5; N]);
         assert!((0..N).any(|i| (full[i] - 0.5).abs() > 0.05));
-        assert_eq!(
-            PersonalStyle::sample(&mut rng_for(2, Stream::Style, 0), 0.0),
-            PersonalStyle::plain()
-        );
+        assert_eq!(PersonalStyle::sample(&mut rng_for(2, Stream::Style, 0), 0.0), PersonalStyle::plain());
     }
 }

@@ -11,6 +11,8 @@
 //! that lids and lips part for real.
 
 use crate::identity::Identity;
+use std::sync::OnceLock;
+
 use crate::math::{Vec3, bump, bump2, fractal2, hermite, lerp, smooth_max, smoothstep, spline, v3};
 
 /// Height of the closed lips, in template coordinates.
@@ -20,31 +22,42 @@ pub(crate) const MOUTH_CORNER_U: f32 = 1.7;
 /// `|x|` of the mouth corners in the template.
 pub(crate) const MOUTH_CORNER_X: f32 = 2.55;
 /// `|u|` of the inner corners of the eyes.
-pub(crate) const EYE_INNER_U: f32 = 1.0;
+pub(crate) const EYE_INNER_U: f32 = 1.1;
 /// `|u|` of the outer corners of the eyes.
-pub(crate) const EYE_OUTER_U: f32 = 2.9;
+pub(crate) const EYE_OUTER_U: f32 = 2.8;
 /// `|x|` of the eyes' middle in the template.
 pub(crate) const EYE_X: f32 = 3.08;
-/// Faces are this much shorter below the eyes than the stations say.
-pub(crate) const LOWER_FACE: f32 = 0.955;
+/// Heights below the eyes as the stations have them, and where they lie on an average face.
+const LOWER_FACE: [(f32, f32); 9] = [
+    (-19.0, -19.3),
+    (-13.0, -13.3),
+    (-11.1, -11.0),
+    (-9.2, -8.7),
+    (-7.1, -6.45),
+    (-5.1, -4.5),
+    (-2.0, -1.88),
+    (0.0, 0.0),
+    (0.5, 0.5),
+];
 
 const COLUMNS: usize = 9;
 
 /// Contours from the crown down: height `t`, then points from the median line to the back.
 #[rustfmt::skip]
-const STATIONS: [(f32, [[f32; 3]; COLUMNS]); 14] = [
+const STATIONS: [(f32, [[f32; 3]; COLUMNS]); 15] = [
     (11.6, [[0.0, 11.6, -0.6], [0.05, 11.6, -0.65], [0.1, 11.6, -0.7], [0.15, 11.6, -0.8], [0.2, 11.6, -0.95], [0.2, 11.6, -1.1], [0.2, 11.6, -1.25], [0.1, 11.6, -1.4], [0.0, 11.6, -1.5]]),
+        (11.0, [[0.0, 11.1, 3.0], [0.9, 11.1, 2.85], [1.75, 11.1, 2.4], [2.5, 11.1, 1.6], [3.05, 11.1, 0.5], [3.3, 11.1, -0.9], [3.2, 11.1, -2.3], [2.35, 11.1, -4.2], [0.0, 11.1, -5.1]]),
     (9.5, [[0.0, 9.6, 6.0], [1.4, 9.6, 5.8], [2.8, 9.6, 5.2], [4.0, 9.6, 4.0], [4.9, 9.6, 2.2], [5.4, 9.6, -0.2], [5.4, 9.6, -2.8], [4.1, 9.6, -6.2], [0.0, 9.6, -7.6]]),
-    (6.5, [[0.0, 6.5, 9.1], [1.6, 6.5, 8.9], [3.2, 6.5, 8.15], [4.6, 6.5, 6.7], [5.8, 6.5, 4.2], [6.7, 6.5, 0.6], [7.05, 6.5, -2.7], [5.5, 6.5, -7.6], [0.0, 6.5, -9.6]]),
-    (4.0, [[0.0, 4.0, 9.85], [1.6, 4.0, 9.65], [3.2, 4.0, 9.0], [4.75, 4.0, 7.6], [5.9, 4.0, 5.0], [6.8, 4.0, 1.0], [7.35, 4.0, -2.5], [5.8, 4.0, -7.8], [0.0, 4.0, -9.9]]),
-    (2.0, [[0.0, 2.0, 9.95], [1.6, 2.0, 9.8], [3.2, 2.0, 9.3], [4.8, 2.0, 7.9], [5.95, 2.0, 5.2], [6.75, 2.0, 1.2], [7.3, 2.0, -2.5], [5.7, 2.0, -7.7], [0.0, 2.0, -9.7]]),
-    (0.0, [[0.0, 0.0, 9.65], [1.6, 0.0, 9.3], [3.2, 0.0, 8.6], [4.75, 0.0, 7.2], [6.05, 0.0, 4.6], [6.8, 0.0, 1.0], [7.1, 0.0, -2.5], [5.5, 0.0, -7.5], [0.0, 0.0, -9.3]]),
-    (-2.2, [[0.0, -2.2, 9.85], [1.6, -2.2, 9.4], [3.25, -2.2, 8.75], [4.9, -2.2, 7.2], [6.15, -2.0, 4.5], [6.8, -1.8, 1.1], [6.85, -1.8, -2.3], [5.2, -2.0, -7.0], [0.0, -2.2, -8.7]]),
-    (-5.0, [[0.0, -5.0, 9.85], [1.6, -5.0, 9.45], [3.2, -5.0, 8.45], [4.7, -4.9, 6.5], [5.75, -4.6, 3.9], [6.3, -4.2, 0.9], [6.1, -4.0, -2.0], [4.9, -4.5, -5.5], [0.0, -4.8, -6.9]]),
-    (-7.1, [[0.0, -7.1, 10.0], [1.5, -7.1, 9.5], [3.0, -7.1, 8.05], [4.3, -7.0, 6.0], [5.25, -6.6, 3.4], [5.85, -5.9, 0.7], [5.6, -5.6, -1.5], [4.6, -6.5, -4.5], [0.0, -7.0, -5.9]]),
-    (-9.2, [[0.0, -9.2, 9.45], [1.35, -9.2, 9.0], [2.7, -9.2, 7.6], [3.9, -9.0, 5.5], [4.85, -8.4, 3.0], [5.5, -7.2, 0.6], [5.2, -7.0, -1.2], [4.4, -8.3, -3.9], [0.0, -9.0, -5.4]]),
-    (-11.0, [[0.0, -11.15, 9.45], [1.15, -11.1, 9.0], [2.35, -10.9, 7.7], [3.5, -10.4, 5.4], [4.45, -9.5, 2.9], [5.1, -8.4, 0.5], [4.9, -8.3, -1.2], [4.3, -10.0, -3.7], [0.0, -11.0, -5.2]]),
-    (-12.0, [[0.0, -11.9, 7.6], [1.0, -11.9, 7.3], [2.0, -11.75, 6.3], [3.0, -11.3, 4.4], [3.9, -10.6, 2.3], [4.6, -9.7, 0.2], [4.7, -9.8, -1.5], [4.3, -11.5, -3.7], [0.0, -12.4, -5.2]]),
+    (6.5, [[0.0, 6.5, 9.1], [1.6, 6.5, 8.9], [3.2, 6.5, 8.15], [4.6, 6.5, 6.7], [5.9, 6.5, 4.2], [6.85, 6.5, 0.6], [7.2, 6.5, -2.7], [5.5, 6.5, -7.6], [0.0, 6.5, -9.6]]),
+    (4.0, [[0.0, 4.0, 9.85], [1.6, 4.0, 9.65], [3.2, 4.0, 9.0], [4.75, 4.0, 7.6], [6.05, 4.0, 5.0], [7.05, 4.0, 1.0], [7.55, 4.0, -2.5], [5.8, 4.0, -7.8], [0.0, 4.0, -9.9]]),
+    (2.0, [[0.0, 2.0, 9.95], [1.6, 2.0, 9.8], [3.2, 2.0, 9.3], [4.8, 2.0, 7.9], [6.15, 2.0, 5.2], [7.05, 2.0, 1.2], [7.55, 2.0, -2.5], [5.7, 2.0, -7.7], [0.0, 2.0, -9.7]]),
+    (0.0, [[0.0, 0.0, 9.65], [1.6, 0.0, 9.3], [3.2, 0.0, 8.6], [4.75, 0.0, 7.2], [6.35, 0.0, 4.6], [7.3, 0.0, 1.0], [7.4, 0.0, -2.5], [5.5, 0.0, -7.5], [0.0, 0.0, -9.3]]),
+    (-2.2, [[0.0, -2.2, 9.85], [1.6, -2.2, 9.4], [3.25, -2.2, 8.75], [5.0, -2.2, 7.2], [6.5, -2.0, 4.5], [7.3, -1.9, 1.1], [7.1, -1.8, -2.3], [5.2, -2.0, -7.0], [0.0, -2.2, -8.7]]),
+    (-5.0, [[0.0, -5.0, 9.85], [1.6, -5.0, 9.45], [3.2, -5.0, 8.45], [4.85, -4.9, 6.6], [6.3, -4.6, 4.0], [7.0, -4.3, 0.9], [6.4, -4.0, -2.0], [4.9, -4.5, -5.5], [0.0, -4.8, -6.9]]),
+    (-7.1, [[0.0, -7.1, 10.0], [1.5, -7.1, 9.5], [3.0, -7.1, 8.05], [4.5, -7.0, 6.2], [5.95, -6.6, 3.6], [6.75, -6.1, 0.7], [5.9, -5.6, -1.5], [4.6, -6.5, -4.5], [0.0, -7.0, -5.9]]),
+    (-9.2, [[0.0, -9.2, 9.45], [1.35, -9.2, 9.0], [2.75, -9.2, 7.7], [4.2, -9.0, 5.7], [5.5, -8.4, 3.1], [6.3, -7.5, 0.6], [5.5, -7.0, -1.2], [4.4, -8.3, -3.9], [0.0, -9.0, -5.4]]),
+    (-11.0, [[0.0, -11.15, 9.45], [1.2, -11.1, 9.0], [2.5, -10.9, 7.7], [3.85, -10.4, 5.5], [4.95, -9.5, 2.9], [5.8, -8.6, 0.5], [5.2, -8.3, -1.2], [4.3, -10.0, -3.7], [0.0, -11.0, -5.2]]),
+    (-12.0, [[0.0, -11.9, 7.6], [1.0, -11.9, 7.3], [2.0, -11.75, 6.3], [3.2, -11.3, 4.4], [4.25, -10.6, 2.3], [4.95, -9.7, 0.2], [4.9, -9.8, -1.5], [4.3, -11.5, -3.7], [0.0, -12.4, -5.2]]),
     (-13.0, [[0.0, -12.8, 4.4], [1.2, -12.8, 4.2], [2.4, -12.8, 3.6], [3.4, -12.8, 2.5], [4.2, -12.7, 1.2], [4.8, -12.5, -0.3], [5.0, -12.6, -1.6], [4.5, -13.2, -3.9], [0.0, -14.0, -5.4]]),
     (-19.0, [[0.0, -19.0, 3.6], [1.6, -19.0, 3.5], [3.1, -19.0, 3.0], [4.4, -19.0, 2.2], [5.4, -19.0, 1.0], [6.0, -19.0, -0.6], [6.2, -19.0, -2.0], [5.2, -19.0, -4.6], [0.0, -19.0, -6.2]]),
 ];
@@ -70,7 +83,13 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    pub(crate) fn new() -> Self {
+        /// The one template there is.
+    pub(crate) fn get() -> &'static Self {
+        static TEMPLATE: OnceLock<Template> = OnceLock::new();
+        TEMPLATE.get_or_init(Self::new)
+    }
+
+    fn new() -> Self {
         let columns = columns();
         let rows = rows();
         let (nc, nr) = (columns.len(), rows.len());
@@ -99,11 +118,7 @@ impl Template {
             let a = t.columns[c].abs();
             for (row, open, second) in [
                 (seam_row, a < MOUTH_CORNER_U - 1e-3, &mut second_lip),
-                (
-                    lid_row,
-                    a > EYE_INNER_U + 1e-3 && a < EYE_OUTER_U - 1e-3,
-                    &mut second_lid,
-                ),
+                (lid_row, a > EYE_INNER_U + 1e-3 && a < EYE_OUTER_U - 1e-3, &mut second_lid),
             ] {
                 if open {
                     let v = row * nc + c;
@@ -159,11 +174,7 @@ impl Template {
     pub(crate) fn locate(&self, u: f32, t: f32) -> [(u32, f32); 4] {
         let nc = self.columns.len();
         let c = self.columns.partition_point(|&x| x <= u).clamp(1, nc - 1) - 1;
-        let r = self
-            .rows
-            .partition_point(|&x| x >= t)
-            .clamp(1, self.rows.len() - 1)
-            - 1;
+        let r = self.rows.partition_point(|&x| x >= t).clamp(1, self.rows.len() - 1) - 1;
         let fu = ((u - self.columns[c]) / (self.columns[c + 1] - self.columns[c])).clamp(0.0, 1.0);
         let ft = ((t - self.rows[r]) / (self.rows[r + 1] - self.rows[r])).clamp(0.0, 1.0);
         let v = (r * nc + c) as u32;
@@ -178,9 +189,7 @@ impl Template {
 
     /// A vertex attribute at template coordinates.
     pub(crate) fn sample(&self, values: &[Vec3], u: f32, t: f32) -> Vec3 {
-        self.locate(u, t)
-            .iter()
-            .fold(Vec3::ZERO, |sum, &(v, w)| sum + values[v as usize] * w)
+        self.locate(u, t).iter().fold(Vec3::ZERO, |sum, &(v, w)| sum + values[v as usize] * w)
     }
 }
 
@@ -188,12 +197,7 @@ fn columns() -> Vec<f32> {
     let mut half: Vec<f32> = (0..=32).map(|i| i as f32 * 0.1).collect();
     half.extend((1..=9).map(|i| 3.2 + 0.2 * i as f32));
     half.extend((1..=6).map(|i| 5.0 + 0.5 * i as f32));
-    half.iter()
-        .skip(1)
-        .rev()
-        .map(|u| -u)
-        .chain(half.iter().copied())
-        .collect()
+    half.iter().skip(1).rev().map(|u| -u).chain(half.iter().copied()).collect()
 }
 
 fn rows() -> Vec<f32> {
@@ -201,7 +205,8 @@ fn rows() -> Vec<f32> {
     let mut span = |from: f32, to: f32, n: usize| {
         rows.extend((0..n).map(|i| lerp(from, to, i as f32 / n as f32)));
     };
-    span(11.6, 3.2, 11);
+    span(11.6, 9.5, 5);
+    span(9.5, 3.2, 8);
     span(3.2, 1.5, 8);
     span(1.5, 0.0, 13);
     span(0.0, -1.2, 10);
@@ -218,15 +223,15 @@ fn rows() -> Vec<f32> {
 
 fn nearest(values: &[f32], x: f32) -> usize {
     let distance = |i: &usize| (values[*i] - x).abs();
-    (0..values.len())
-        .min_by(|a, b| distance(a).total_cmp(&distance(b)))
-        .unwrap_or(0)
+    (0..values.len()).min_by(|a, b| distance(a).total_cmp(&distance(b))).unwrap_or(0)
 }
 
 fn lip_side(p: &Vec3, above: bool) -> f32 {
     let hard = if above { 1.0 } else { -1.0 };
     let soft = ((p.y - SEAM) / 0.6).clamp(-1.0, 1.0);
-    lerp(hard, soft, smoothstep(0.72, 1.0, p.x.abs() / MOUTH_CORNER_X))
+    let q = p.x.abs() / MOUTH_CORNER_X;
+    let round = (1.0 - q * q).max(0.0).sqrt();
+    lerp(hard, soft, 1.0 - round)
 }
 
 /// The average head without features at template coordinates.
@@ -246,14 +251,7 @@ fn loft(u: f32, t: f32) -> Vec3 {
         };
         let a = u.abs();
         let k = (a.floor() as i32).min(COLUMNS as i32 - 2);
-        cubic(
-            point(k - 1),
-            point(k),
-            point(k + 1),
-            point(k + 2),
-            [1.0, 1.0, 1.0],
-            a - k as f32,
-        )
+        cubic(point(k - 1), point(k), point(k + 1), point(k + 2), [1.0, 1.0, 1.0], a - k as f32)
     };
     let n = STATIONS.len();
     let mut i = 0;
@@ -268,14 +266,7 @@ fn loft(u: f32, t: f32) -> Vec3 {
         (height(i + 1) - height(after)).max(0.5),
     ];
     let f = ((height(i) - t) / steps[1]).clamp(0.0, 1.0);
-    let p = cubic(
-        contour(before),
-        contour(i),
-        contour(i + 1),
-        contour(after),
-        steps,
-        f,
-    );
+    let p = cubic(contour(before), contour(i), contour(i + 1), contour(after), steps, f);
     if u < 0.0 { p.mirrored() } else { p }
 }
 
@@ -286,55 +277,27 @@ fn cubic(a: Vec3, b: Vec3, c: Vec3, d: Vec3, steps: [f32; 3], f: f32) -> Vec3 {
         let sc = (d - b) / (steps[1] + steps[2]) * steps[1];
         hermite(b, c, sb, sc, f)
     };
-    v3(
-        one(a.x, b.x, c.x, d.x),
-        one(a.y, b.y, c.y, d.y),
-        one(a.z, b.z, c.z, d.z),
-    )
+    v3(one(a.x, b.x, c.x, d.x), one(a.y, b.y, c.y, d.y), one(a.z, b.z, c.z, d.z))
+}
+
+/// Where a height of the stations lies on an average face.
+pub(crate) fn lower_face(y: f32) -> f32 {
+    if y < 0.0 { spline(&LOWER_FACE, y) + (y + 19.0).min(0.0) } else { y }
 }
 
 /// Height of the upper lip's red above the seam at `|x|`.
 pub(crate) fn upper_lip_border(ax: f32) -> f32 {
-    spline(
-        &[
-            (0.0, 0.68),
-            (0.25, 0.74),
-            (0.5, 0.80),
-            (1.0, 0.70),
-            (1.8, 0.40),
-            (MOUTH_CORNER_X, 0.0),
-        ],
-        ax,
-    )
+    spline(&[(0.0, 0.68), (0.25, 0.74), (0.5, 0.80), (1.0, 0.70), (1.8, 0.40), (MOUTH_CORNER_X, 0.0)], ax)
 }
 
 /// Depth of the lower lip's red below the seam at `|x|`.
 pub(crate) fn lower_lip_border(ax: f32) -> f32 {
-    spline(
-        &[
-            (0.0, 1.02),
-            (0.6, 0.98),
-            (1.3, 0.76),
-            (2.0, 0.38),
-            (MOUTH_CORNER_X, 0.0),
-        ],
-        ax,
-    )
+    spline(&[(0.0, 1.02), (0.6, 0.98), (1.3, 0.76), (2.0, 0.38), (MOUTH_CORNER_X, 0.0)], ax)
 }
 
 /// Height of the brows' middle line at `|x|`, before any person's own.
 pub(crate) fn brow_line(ax: f32) -> f32 {
-    spline(
-        &[
-            (1.1, 1.55),
-            (2.0, 1.85),
-            (3.0, 2.12),
-            (4.0, 2.22),
-            (4.8, 1.98),
-            (5.7, 1.45),
-        ],
-        ax,
-    )
+    spline(&[(1.1, 1.72), (2.0, 1.95), (3.0, 2.16), (4.0, 2.22), (4.8, 1.96), (5.7, 1.36)], ax)
 }
 
 /// 1 around an eye, fading out over the socket.
@@ -352,9 +315,7 @@ pub(crate) fn shape(base: Vec3, t: f32, lip_side: f32, id: &Identity) -> Vec3 {
     p += features_warp(x, ax, y, front, id);
     p = skull_warp(p, ax, y, t, front, id);
     p += asymmetry(x, y, front, id);
-    if p.y < 0.0 {
-        p.y *= LOWER_FACE;
-    }
+    p.y = lower_face(p.y);
     p
 }
 
@@ -410,12 +371,12 @@ fn nose(ax: f32, y: f32, id: &Identity) -> f32 {
             (-5.7, 0.0),
             (-5.35, 0.12),
             (-5.05, 0.45 + 0.1 * tip),
-            (-4.82, 1.15 + 0.6 * tip),
-            (-4.55, 2.05 + tip),
-            (-4.2, 2.50 + tip),
-            (-3.8, 2.36 + tip),
-            (-3.1, 1.93 + 0.8 * tip + 0.2 * bridge),
-            (-2.2, 1.48 + 0.5 * tip + 0.5 * bridge + 0.7 * hump),
+            (-4.82, 1.02 + 0.6 * tip),
+            (-4.55, 1.72 + tip),
+            (-4.2, 2.12 + tip),
+            (-3.8, 2.05 + tip),
+            (-3.1, 1.74 + 0.8 * tip + 0.2 * bridge),
+            (-2.2, 1.38 + 0.5 * tip + 0.5 * bridge + 0.7 * hump),
             (-1.0, 0.98 + 0.2 * tip + bridge + hump),
             (0.0, 0.52 + bridge + 0.3 * hump),
             (0.8, 0.26 + 0.6 * bridge),
@@ -427,12 +388,12 @@ fn nose(ax: f32, y: f32, id: &Identity) -> f32 {
     let width = spline(
         &[
             (-5.4, 0.42),
-            (-4.95, 0.62),
-            (-4.2, 0.98),
-            (-3.4, 0.86),
-            (-2.2, 0.80),
-            (-1.0, 0.72),
-            (0.2, 0.66),
+            (-4.95, 0.58),
+            (-4.2, 0.86),
+            (-3.4, 0.80),
+            (-2.2, 0.82),
+            (-1.0, 0.78),
+            (0.2, 0.72),
             (1.5, 1.1),
         ],
         y,
@@ -440,9 +401,10 @@ fn nose(ax: f32, y: f32, id: &Identity) -> f32 {
         + 0.09 * id.nose_bridge_width * smoothstep(-4.0, -2.0, y)
         + 0.07 * id.nose_tip * bump(y + 4.2, 1.0));
     let q = ax / width;
-    let mut z = ridge * crate::math::exp(-(q * q) * (0.55 + 0.45 * q * q / (1.0 + 0.35 * q * q)));
+    // A crest on a broader foot that runs out into the cheeks.
+    let mut z = ridge * (0.78 * crate::math::exp(-(q * q)) + 0.22 * bump(ax, 1.75));
     // The tip's ball.
-    z += (0.10 + 0.06 * id.nose_tip) * bump2(ax, 0.62, y + 4.15, 0.5);
+    z += (0.16 + 0.06 * id.nose_tip) * bump2(ax, 0.66, y + 4.15, 0.5);
     // Wings: half-ellipsoids beside the tip, set off by a groove.
     let cap = |cx: f32, rx: f32, cy: f32, ry: f32, h: f32| {
         let (dx, dy) = ((ax - cx) / rx, (y - cy) / ry);
@@ -553,14 +515,10 @@ mod tests {
 
     #[test]
     fn the_average_head_has_adult_measures() {
-        let t = Template::new();
-        let id = Identity {
-            asymmetry: 0.0,
-            ..Identity::average()
-        };
-        let p: Vec<Vec3> = (0..t.base.len())
-            .map(|i| shape(t.base[i], t.uv[i][1], t.lip_side[i], &id))
-            .collect();
+        let t = Template::get();
+        let id = Identity { asymmetry: 0.0, ..Identity::average() };
+        let p: Vec<Vec3> =
+            (0..t.base.len()).map(|i| shape(t.base[i], t.uv[i][1], t.lip_side[i], &id)).collect();
         let at = |u: f32, h: f32| t.sample(&p, u, h);
         // Farkas 1994, adults of both sexes, within about two standard deviations (cm).
         let inner = (at(EYE_INNER_U, 0.0) - at(-EYE_INNER_U, 0.0)).length();
@@ -577,7 +535,7 @@ mod tests {
 
     #[test]
     fn the_template_is_symmetric_and_its_triangles_are_in_range() {
-        let t = Template::new();
+        let t = Template::get();
         let nc = t.columns.len();
         for (r, row) in t.base.chunks(nc).take(t.rows.len()).enumerate() {
             for c in 0..nc {

@@ -354,7 +354,7 @@ impl Identity {
         };
         let male = masculinity > 0.5;
         let sex = 2.0 * masculinity - 1.0;
-        let age_years = lerp(16.0, 80.0, rng.unit() * lerp(0.55, 1.0, rng.unit()));
+        let age_years = lerp(16.0, 80.0, rng.unit() * lerp(0.35, 1.0, rng.unit()));
         let old = ((age_years - 25.0) / 55.0).clamp(0.0, 1.0);
         let melanin = {
             let u = rng.unit();
@@ -409,44 +409,17 @@ impl Identity {
             hair_volume: sd(0.0),
             ..Self::average()
         };
-        let monolid = if rng.chance(0.25) {
-            rng.between(0.6, 1.0)
-        } else {
-            rng.between(0.0, 0.4)
-        };
+        let monolid = if rng.chance(0.25) { rng.between(0.6, 1.0) } else { rng.between(0.0, 0.4) };
         // Light hair and eyes go with light skin.
-        let hair_pigment = if melanin < 0.3 {
-            rng.between(0.05, 1.0)
-        } else {
-            rng.between(0.75, 1.0)
-        };
-        let iris_pigment = if melanin < 0.3 {
-            rng.unit()
-        } else {
-            rng.between(0.7, 1.0)
-        };
-        let grey = (old * 1.6 - 0.45 + 0.35 * rng.normal()).clamp(0.0, 1.0);
-        let recession = if male {
-            (old * 1.1 + 0.3 * rng.normal()).clamp(0.0, 1.0)
-        } else {
-            0.1 * rng.unit()
-        };
+        let hair_pigment = if melanin < 0.3 { rng.between(0.05, 1.0) } else { rng.between(0.75, 1.0) };
+        let iris_pigment = if melanin < 0.3 { rng.unit() } else { rng.between(0.7, 1.0) };
+        let grey = (old * 1.6 - 0.55 + 0.22 * rng.normal()).clamp(0.0, 1.0);
+        let recession =
+            if male { (old * 1.1 + 0.3 * rng.normal()).clamp(0.0, 1.0) } else { 0.1 * rng.unit() };
         let bald = if male { 0.4 + 3.0 * recession * old } else { 0.02 };
         let hair_style = if male {
-            HairStyle::ALL[rng.weighted(&[
-                bald,
-                1.2,
-                3.0,
-                2.0,
-                1.4,
-                1.0,
-                0.2,
-                0.3,
-                0.05,
-                0.3,
-                0.7,
-                0.3 + dark,
-            ])]
+            HairStyle::ALL
+                [rng.weighted(&[bald, 1.2, 3.0, 2.0, 1.4, 1.0, 0.2, 0.3, 0.05, 0.3, 0.7, 0.3 + dark])]
         } else {
             HairStyle::ALL
                 [rng.weighted(&[0.03, 0.1, 0.5, 0.5, 0.3, 0.4, 1.6, 2.6, 1.4, 1.8, 0.9, 0.3 + dark])]
@@ -462,13 +435,8 @@ impl Identity {
         } else {
             FacialHair::None
         };
-        let glasses = [
-            Glasses::None,
-            Glasses::Thin,
-            Glasses::Thick,
-            Glasses::HalfRim,
-            Glasses::Sun,
-        ][rng.weighted(&[7.6, 0.8 + 0.5 * old, 0.8, 0.4, 0.15])];
+        let glasses = [Glasses::None, Glasses::Thin, Glasses::Thick, Glasses::HalfRim, Glasses::Sun]
+            [rng.weighted(&[7.6, 0.8 + 0.5 * old, 0.8, 0.4, 0.15])];
         let headwear = if rng.chance(0.1) {
             [Headwear::Beanie, Headwear::Cap, Headwear::Scarf]
                 [rng.weighted(&[1.0, 1.0, if male { 0.0 } else { 1.4 }])]
@@ -498,11 +466,7 @@ impl Identity {
             melanin,
             redness: rng.between(0.1, 0.9),
             undertone: rng.between(-1.0, 1.0),
-            freckles: if melanin < 0.35 && rng.chance(0.35) {
-                rng.unit()
-            } else {
-                0.0
-            },
+            freckles: if melanin < 0.35 && rng.chance(0.35) { rng.unit() } else { 0.0 },
             blotches: rng.between(0.1, 1.0),
             moles: (rng.unit() * rng.unit() * 6.9) as u8,
             oiliness: rng.unit(),
@@ -512,11 +476,7 @@ impl Identity {
             pupil: rng.between(0.28, 0.5),
             hair_style,
             hair_pigment,
-            hair_red: if rng.chance(0.15) {
-                rng.between(0.4, 1.0)
-            } else {
-                rng.between(0.0, 0.3)
-            },
+            hair_red: if rng.chance(0.15) { rng.between(0.4, 1.0) } else { rng.between(0.0, 0.3) },
             hair_grey: grey,
             hair_recession: recession,
             facial_hair,
@@ -542,7 +502,11 @@ impl Identity {
     pub(crate) fn skin_albedo(&self) -> Vec3 {
         let m = self.melanin;
         let warm = 0.06 * self.undertone;
-        absorb(v3(0.80, 0.585, 0.475), m, 0.35 * self.redness).times(v3(1.0 + warm * 0.5, 1.0, 1.0 - warm))
+        absorb(v3(0.82, 0.585, 0.465), m, 0.10 + 0.35 * self.redness).times(v3(
+            1.0 + warm * 0.5,
+            1.0,
+            1.0 - warm,
+        ))
     }
 
     /// Hair albedo, linear RGB.
@@ -559,11 +523,7 @@ impl Identity {
 
 /// `base` seen through `melanin` (0 to 1) and `blood` (0 to 1).
 pub(crate) fn absorb(base: Vec3, melanin: f32, blood: f32) -> Vec3 {
-    let k = v3(
-        1.75 * melanin + 0.06 * blood,
-        2.35 * melanin + 0.62 * blood,
-        2.75 * melanin + 0.52 * blood,
-    );
+    let k = v3(2.0 * melanin + 0.05 * blood, 2.5 * melanin + 0.50 * blood, 2.65 * melanin + 0.42 * blood);
     v3(base.x * exp(-k.x), base.y * exp(-k.y), base.z * exp(-k.z))
 }
 
@@ -582,37 +542,19 @@ mod tests {
 
     #[test]
     fn sampled_people_stay_in_range_and_differ() {
-        let people: Vec<_> = (0..300)
-            .map(|i| Identity::sample(&mut rng_for(9, Stream::Identity, i)))
-            .collect();
+        let people: Vec<_> =
+            (0..300).map(|i| Identity::sample(&mut rng_for(9, Stream::Identity, i))).collect();
         for p in &people {
             assert!((16.0..=80.0).contains(&p.age_years));
-            for unit in [
-                p.melanin,
-                p.redness,
-                p.freckles,
-                p.oiliness,
-                p.iris_pigment,
-                p.hair_grey,
-                p.monolid,
-            ] {
+            for unit in [p.melanin, p.redness, p.freckles, p.oiliness, p.iris_pigment, p.hair_grey, p.monolid]
+            {
                 assert!((0.0..=1.0).contains(&unit), "{unit}");
             }
-            for sd in [
-                p.head_width,
-                p.jaw_width,
-                p.nose_width,
-                p.upper_lip,
-                p.eye_spacing,
-                p.brow_height,
-            ] {
+            for sd in [p.head_width, p.jaw_width, p.nose_width, p.upper_lip, p.eye_spacing, p.brow_height] {
                 assert!((-2.5..=2.5).contains(&sd), "{sd}");
             }
             let skin = p.skin_albedo();
-            assert!(
-                skin.x > skin.y && skin.y > skin.z && skin.x < 0.9 && skin.z > 0.01,
-                "{skin:?}"
-            );
+            assert!(skin.x > skin.y && skin.y > skin.z && skin.x < 0.9 && skin.z > 0.01, "{skin:?}");
         }
         assert!(people.windows(2).all(|w| w[0] != w[1]));
         let dark = people.iter().filter(|p| p.melanin > 0.5).count();

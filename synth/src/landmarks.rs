@@ -11,32 +11,26 @@ use semblance_face::geometry::{Point, Rect};
 
 /// Template coordinates of the jaw's right half in the picture: from the ear (landmark 16) to the chin (8).
 const JAW: [(f32, f32); 9] = [
-    (4.95, -0.3),
-    (4.95, -2.2),
-    (4.9, -4.0),
-    (4.85, -6.0),
-    (4.75, -8.2),
-    (4.15, -9.6),
-    (3.1, -10.55),
-    (1.75, -10.85),
-    (0.0, -10.95),
+    (5.0, -1.2),
+    (5.0, -3.6),
+    (5.0, -5.9),
+    (4.95, -8.1),
+    (4.75, -10.0),
+    (4.0, -10.6),
+    (3.0, -10.9),
+    (1.8, -11.0),
+    (0.0, -11.0),
 ];
 
 /// `u` and the height above the brow's middle line of landmarks 22 to 26.
-const BROW: [(f32, f32); 5] = [
-    (1.12, 0.10),
-    (1.72, 0.26),
-    (2.4, 0.26),
-    (3.05, 0.20),
-    (3.62, 0.06),
-];
+const BROW: [(f32, f32); 5] = [(1.12, 0.10), (1.72, 0.26), (2.4, 0.26), (3.05, 0.20), (3.62, 0.06)];
 
 /// The landmarks in pixels, given how points of the camera's frame fall on the picture.
 pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Point) -> [Point; 68] {
     let skin = |u: f32, t: f32| project(rig.skin_point(posed, u, t));
     let mut out = [Point::default(); 68];
     let middle = skin(0.0, -4.0);
-    let chin = skin(0.0, -10.95);
+    let chin = skin(0.0, -11.0);
     let brow = skin(0.0, 1.8);
     for (i, &(u, t)) in JAW.iter().enumerate() {
         out[16 - i] = contour(&skin, u, t, middle, chin, brow);
@@ -52,15 +46,8 @@ pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Poi
     for (i, t) in [-0.1, -1.4, -2.7, -4.05].into_iter().enumerate() {
         out[27 + i] = skin(0.0, t);
     }
-    for (i, (u, t)) in [
-        (-0.92, -4.78),
-        (-0.48, -4.98),
-        (0.0, -5.12),
-        (0.48, -4.98),
-        (0.92, -4.78),
-    ]
-    .into_iter()
-    .enumerate()
+    for (i, (u, t)) in
+        [(-0.78, -4.80), (-0.42, -4.98), (0.0, -5.10), (0.42, -4.98), (0.78, -4.80)].into_iter().enumerate()
     {
         out[31 + i] = skin(u, t);
     }
@@ -81,6 +68,7 @@ pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Poi
     for (i, u) in [-1.1f32, -0.36, 0.0, 0.36, 1.1].into_iter().enumerate() {
         let ax = u.abs() * 1.5;
         out[49 + i] = skin(u, SEAM + upper_lip_border(ax));
+        let (u, ax) = if u.abs() < 1.0 { (1.5 * u, 1.5 * ax) } else { (u, ax) };
         out[59 - i] = skin(u, SEAM - lower_lip_border(ax));
     }
     let inner = 0.93;
@@ -146,10 +134,7 @@ pub(crate) fn face_box(
 /// [`crate::shade::Shader`] wants them; in the head's own frame.
 pub(crate) fn lid_edge(rig: &Rig, posed: &Posed, eye: usize, head_right: Vec3, head_up: Vec3) -> [f32; 7] {
     let e = &rig.eyes[eye];
-    let (first, last) = (
-        rig.lid_point(posed, eye, 0, -1.0),
-        rig.lid_point(posed, eye, 0, 1.0),
-    );
+    let (first, last) = (rig.lid_point(posed, eye, 0, -1.0), rig.lid_point(posed, eye, 0, 1.0));
     // The eyeball's middle, from the corners, which move with the head alone.
     let (rest_first, rest_last) = rig.lid_corners_at_rest(eye);
     let middle = first.lerp(last, 0.5);

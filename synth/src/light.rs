@@ -57,23 +57,15 @@ impl Lights {
     pub(crate) fn sample(rng: &mut impl Rng) -> Self {
         let side = 75.0 * rng.normal() / 2.0;
         let key_temperature = rng.between(-1.0, 0.6);
-        let contrast = rng.unit();
+        let contrast = rng.between(0.15, 1.0);
         let key = lerp(0.35, 0.95, contrast);
         let ambient = lerp(0.62, 0.16, contrast);
         let ambient_temperature = rng.between(-0.7, 0.9);
         let tint = temperature(ambient_temperature) * ambient;
-        let rim = if rng.chance(0.3) {
-            rng.between(0.2, 0.9)
-        } else {
-            0.0
-        };
+        let rim = if rng.chance(0.3) { rng.between(0.2, 0.9) } else { 0.0 };
         // A screen's light comes from below and is weak; a lamp's or a window's comes from above.
-        let up = if rng.chance(0.08) {
-            rng.between(-25.0, 0.0)
-        } else {
-            rng.between(5.0, 60.0)
-        };
-        Self {
+        let up = if rng.chance(0.08) { rng.between(-25.0, 0.0) } else { rng.between(5.0, 60.0) };
+        let lights = Self {
             key_from: direction(side.clamp(-85.0, 85.0), up),
             key: temperature(key_temperature) * key,
             softness: rng.between(1.0, 3.2),
@@ -83,6 +75,23 @@ impl Lights {
             rim: temperature(rng.between(-1.0, 1.0)) * rim,
             sky: tint * rng.between(0.75, 1.05),
             ground: tint.times(v3(1.0, 0.93, 0.86)) * rng.between(0.4, 0.8),
+        };
+        lights.balanced(rng.between(0.35, 0.9))
+    }
+
+    /// The lights through an automatic white balance that removes this share of their common tint.
+    fn balanced(self, share: f32) -> Self {
+        let tint = self.at_face();
+        let mean = (tint.x + tint.y + tint.z) / 3.0;
+        let gain = |c: f32| crate::math::pow(mean / c, share);
+        let g = v3(gain(tint.x), gain(tint.y), gain(tint.z));
+        Self {
+            key: self.key.times(g),
+            fill: self.fill.times(g),
+            rim: self.rim.times(g),
+            sky: self.sky.times(g),
+            ground: self.ground.times(g),
+            ..self
         }
     }
 
@@ -93,18 +102,23 @@ impl Lights {
 
     /// What a white surface that faces the camera between the lights would send back: to set the exposure.
     pub(crate) fn level(&self) -> f32 {
-        let n = v3(0.0, 0.0, 1.0);
-        let sum = self.key * n.dot(self.key_from).max(0.15) * 0.85
-            + self.fill * n.dot(self.fill_from).max(0.0)
-            + self.ambient(n);
+        let sum = self.at_face();
         (sum.x + 2.0 * sum.y + sum.z) * 0.25
+    }
+
+    fn at_face(&self) -> Vec3 {
+        let n = v3(0.0, 0.0, 1.0);
+        self.key * (n.dot(self.key_from).max(0.15) * 0.85)
+            + self.fill * n.dot(self.fill_from).max(0.0)
+            + self.ambient(n)
     }
 }
 
 /// Whether a triangle throws a shadow.
 pub(crate) fn casts(rig: &Rig, t: &Triangle) -> bool {
     match t.material {
-        Material::Lens | Material::Lash | Material::LidEdge | Material::EyeLeft | Material::EyeRight => false,
+        // Too thin for the depth map, or where no shadow would show.
+        Material::Lens | Material::GlassesFrame | Material::Lash | Material::LidEdge | Material::EyeLeft | Material::EyeRight => false,
         m if m.has_alpha() => t.v.iter().map(|&v| rig.mesh.alpha[v as usize]).sum::<f32>() > 1.8,
         _ => true,
     }
@@ -112,7 +126,7 @@ pub(crate) fn casts(rig: &Rig, t: &Triangle) -> bool {
 
 /// How much of the light from all around reaches each vertex of a head at rest, 0 to 1.
 pub(crate) fn occlusion(rig: &Rig, posed: &Posed) -> Vec<f32> {
-    const DIRECTIONS: usize = 36;
+    const DIRECTIONS: usize = 28;
     let mut map = DepthMap::default();
     let n = rig.mesh.rest.len();
     let (mut reached, mut total) = (vec![0.0f32; n], vec![1e-3f32; n]);
@@ -127,20 +141,18 @@ pub(crate) fn occlusion(rig: &Rig, posed: &Posed) -> Vec<f32> {
         let (s, c) = sin_cos(2.399_963 * i as f32);
         let from = v3(r * s, y, r * c);
         let casters = rig.triangles().iter().filter(|t| casts(rig, t)).copied();
-        map.draw(&posed.view, casters, from, center, 19.0, 96);
+        map.draw(&posed.view, casters, from, center, 19.0, 80);
         for v in 0..n {
             let cos = posed.normals[v].dot(from);
             if cos > 0.03 {
                 total[v] += cos;
-                reached[v] += cos * map.lit(posed.view[v] + posed.normals[v] * 0.25, 1.0, 0.5);
+                if map.sees(posed.view[v] + posed.normals[v] * 0.3, 0.5) {
+                    reached[v] += cos;
+                }
             }
         }
     }
-    reached
-        .iter()
-        .zip(&total)
-        .map(|(r, t)| (r / t).clamp(0.04, 1.0))
-        .collect()
+    reached.iter().zip(&total).map(|(r, t)| (r / t).clamp(0.04, 1.0)).collect()
 }
 
 #[cfg(test)]

@@ -28,11 +28,7 @@ impl Vec3 {
     }
 
     pub(crate) fn cross(self, o: Self) -> Self {
-        v3(
-            self.y * o.z - self.z * o.y,
-            self.z * o.x - self.x * o.z,
-            self.x * o.y - self.y * o.x,
-        )
+        v3(self.y * o.z - self.z * o.y, self.z * o.x - self.x * o.z, self.x * o.y - self.y * o.x)
     }
 
     pub(crate) fn length(self) -> f32 {
@@ -132,9 +128,15 @@ impl Mat3 {
     }
 }
 
+/// The largest integer not above `x`, for `|x| < 2^31`; the processor's own instruction is not in every baseline.
+pub(crate) fn floor(x: f32) -> i32 {
+    let i = x as i32;
+    i - i32::from(x < i as f32)
+}
+
 /// Sine of `x` radians, to 4e-6 for `|x| < 1000`.
 pub(crate) fn sin(x: f32) -> f32 {
-    let turns = (x / (2.0 * PI)).round();
+    let turns = floor(x * (0.5 / PI) + 0.5) as f32;
     let mut r = x - turns * (2.0 * PI);
     if r > PI / 2.0 {
         r = PI - r;
@@ -157,13 +159,13 @@ pub(crate) fn sin_cos(x: f32) -> (f32, f32) {
 /// `2^x`, relative error below 1e-6; saturates outside +-126.
 pub(crate) fn exp2(x: f32) -> f32 {
     let x = x.clamp(-126.0, 126.0);
-    let i = x.floor();
-    let f = x - i;
+    let i = floor(x);
+    let f = x - i as f32;
     let p = 1.0
         + f * (0.693_147_2
             + f * (0.240_226_5
                 + f * (0.055_504_11 + f * (0.009_618_13 + f * (0.001_333_36 + f * 0.000_154_7)))));
-    f32::from_bits(((i as i32 + 127) as u32) << 23) * p
+    f32::from_bits(((i + 127) as u32) << 23) * p
 }
 
 /// `e^x`.
@@ -260,13 +262,7 @@ pub(crate) fn spline(points: &[(f32, f32)], x: f32) -> f32 {
     };
     let (xa, ya) = points[i];
     let (xb, yb) = points[i + 1];
-    hermite(
-        ya,
-        yb,
-        slope(i) * (xb - xa),
-        slope(i + 1) * (xb - xa),
-        (x - xa) / (xb - xa),
-    )
+    hermite(ya, yb, slope(i) * (xb - xa), slope(i + 1) * (xb - xa), (x - xa) / (xb - xa))
 }
 
 /// The cubic with these end values and end slopes at `t` in `[0, 1]`.
@@ -305,9 +301,8 @@ pub(crate) fn unit(h: u32) -> f32 {
 
 /// Value noise in `[-1, 1]`, smooth on the unit grid.
 pub(crate) fn noise2(x: f32, y: f32, seed: u32) -> f32 {
-    let (xf, yf) = (x.floor(), y.floor());
-    let (xi, yi) = (xf as i32, yf as i32);
-    let (fx, fy) = (x - xf, y - yf);
+    let (xi, yi) = (floor(x), floor(y));
+    let (fx, fy) = (x - xi as f32, y - yi as f32);
     let (sx, sy) = (fx * fx * (3.0 - 2.0 * fx), fy * fy * (3.0 - 2.0 * fy));
     let at = |dx: i32, dy: i32| unit(hash2(xi.wrapping_add(dx), yi.wrapping_add(dy), seed));
     let top = lerp(at(0, 0), at(1, 0), sx);
@@ -329,9 +324,8 @@ pub(crate) fn fractal2(x: f32, y: f32, octaves: u32, seed: u32) -> f32 {
 
 /// Smooth noise over time in `[-1, 1]`: a cubic through one random value a unit of `x`.
 pub(crate) fn noise1(x: f32, seed: u32) -> f32 {
-    let i = x.floor();
-    let f = x - i;
-    let i = i as i32;
+    let i = floor(x);
+    let f = x - i as f32;
     let at = |k: i32| 2.0 * unit(hash2(i.wrapping_add(k), 77, seed)) - 1.0;
     let (a, b) = (at(0), at(1));
     hermite(a, b, 0.5 * (b - at(-1)), 0.5 * (at(2) - a), f).clamp(-1.0, 1.0)
@@ -357,9 +351,7 @@ mod tests {
 
     #[test]
     fn rotations_are_orthonormal_and_turn_the_stated_way() {
-        let r = Mat3::about_z(0.3)
-            .after(&Mat3::about_y(-0.7))
-            .after(&Mat3::about_x(0.4));
+        let r = Mat3::about_z(0.3).after(&Mat3::about_y(-0.7)).after(&Mat3::about_x(0.4));
         let unit = r.after(&r.transposed());
         for (row, want) in unit.0.iter().zip(Mat3::IDENTITY.0) {
             assert!((*row - want).length() < 1e-5);

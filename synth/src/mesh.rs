@@ -28,10 +28,7 @@ pub(crate) enum Material {
 impl Material {
     /// Whether samples of it may be let through ([`Mesh::alpha`]).
     pub(crate) fn has_alpha(self) -> bool {
-        matches!(
-            self,
-            Self::Hair | Self::Beard | Self::Lash | Self::Lens | Self::Headwear
-        )
+        matches!(self, Self::Hair | Self::Beard | Self::Lash | Self::Lens | Self::Headwear)
     }
 
     /// Whether both of its sides are drawn.
@@ -88,14 +85,7 @@ pub(crate) struct Vertex {
 
 impl Vertex {
     pub(crate) fn new(at: Vec3, uv: [f32; 2]) -> Self {
-        Self {
-            at,
-            uv,
-            alpha: 1.0,
-            head: 1.0,
-            jaw: 0.0,
-            tangent: Vec3::ZERO,
-        }
+        Self { at, uv, alpha: 1.0, head: 1.0, jaw: 0.0, tangent: Vec3::ZERO }
     }
 }
 
@@ -164,11 +154,7 @@ impl Mesh {
                 (line[i.saturating_sub(1)], line[(i + 1).min(n - 1)])
             };
             let along = (after - before).normalized();
-            let help = if along.z.abs() < 0.8 {
-                v3(0.0, 0.0, 1.0)
-            } else {
-                v3(0.0, 1.0, 0.0)
-            };
+            let help = if along.z.abs() < 0.8 { v3(0.0, 0.0, 1.0) } else { v3(0.0, 1.0, 0.0) };
             let across = along.cross(help).normalized();
             let up = across.cross(along);
             for s in 0..sides {
@@ -221,31 +207,21 @@ mod tests {
     fn an_ellipsoids_normals_point_outwards() {
         let mut m = Mesh::default();
         let axes = [v3(2.0, 0.0, 0.0), v3(0.0, 1.0, 0.0), v3(0.0, 0.0, 3.0)];
-        m.ellipsoid(
-            v3(1.0, 1.0, 1.0),
-            axes,
-            |p| Vertex::new(p, [0.0; 2]),
-            Material::PlainSkin,
-        );
+        m.ellipsoid(v3(1.0, 1.0, 1.0), axes, |p| Vertex::new(p, [0.0; 2]), Material::PlainSkin);
         let mut normals = vec![Vec3::ZERO; m.rest.len()];
         accumulate_normals(&m.rest, &m.triangles, &mut normals);
         for (p, n) in m.rest.iter().zip(&normals) {
-            assert!(n.dot(*p - v3(1.0, 1.0, 1.0)) > 0.0);
+            // The poles' last copies touch no triangle with an area.
+            assert!(n.dot(*p - v3(1.0, 1.0, 1.0)) > 0.0 || *n == Vec3::ZERO);
         }
+        assert!(normals.iter().filter(|n| **n == Vec3::ZERO).count() <= 2);
     }
 
     #[test]
     fn a_tubes_normals_point_away_from_its_line() {
         let mut m = Mesh::default();
         let line: Vec<Vec3> = (0..5).map(|i| v3(i as f32, 0.0, 0.0)).collect();
-        m.tube(
-            &line,
-            0.3,
-            6,
-            false,
-            |p| Vertex::new(p, [0.0; 2]),
-            Material::GlassesFrame,
-        );
+        m.tube(&line, 0.3, 6, false, |p| Vertex::new(p, [0.0; 2]), Material::GlassesFrame);
         let mut normals = vec![Vec3::ZERO; m.rest.len()];
         accumulate_normals(&m.rest, &m.triangles, &mut normals);
         for (p, n) in m.rest.iter().zip(&normals) {

@@ -14,11 +14,7 @@ fn draw(kind: u32, k: u32) -> f32 {
 pub(crate) fn color(kind: u32) -> Vec3 {
     let c = rgb_of_hue(draw(kind, 1));
     let (value, grey) = (lerp(0.02, 0.7, draw(kind, 2) * draw(kind, 2)), draw(kind, 3));
-    v3(
-        lerp(c[0], 1.0, grey),
-        lerp(c[1], 1.0, grey),
-        lerp(c[2], 1.0, grey),
-    ) * value
+    v3(lerp(c[0], 1.0, grey), lerp(c[1], 1.0, grey), lerp(c[2], 1.0, grey)) * value
 }
 
 /// The mesh of what `o` describes, cm, relative to the middle of the face: x right, y up, z towards the camera.
@@ -47,11 +43,7 @@ fn hand(mesh: &mut Mesh, kind: u32, place: &impl Fn(Vec3) -> Vec3) {
             .map(|k| {
                 let f = k as f32 / 6.0;
                 let bend = curl * f * f;
-                v3(
-                    mirrored * (x + lean * length * f),
-                    -0.6 + length * f * (1.0 - 0.45 * bend),
-                    -2.6 * bend,
-                )
+                v3(mirrored * (x + lean * length * f), -0.6 + length * f * (1.0 - 0.45 * bend), -2.6 * bend)
             })
             .collect();
         mesh.tube(&line, 0.86, 8, false, skin, Material::PlainSkin);
@@ -63,13 +55,8 @@ fn hand(mesh: &mut Mesh, kind: u32, place: &impl Fn(Vec3) -> Vec3) {
             Material::PlainSkin,
         );
     }
-    let thumb = [
-        v3(-2.6, -6.0, 0.2),
-        v3(-4.4, -4.2, 0.6),
-        v3(-5.6, -2.2, 0.6),
-        v3(-6.0, -0.4, 0.4),
-    ]
-    .map(|p| v3(p.x * mirrored, p.y, p.z));
+    let thumb = [v3(-2.6, -6.0, 0.2), v3(-4.4, -4.2, 0.6), v3(-5.6, -2.2, 0.6), v3(-6.0, -0.4, 0.4)]
+        .map(|p| v3(p.x * mirrored, p.y, p.z));
     mesh.tube(&thumb, 1.0, 8, false, skin, Material::PlainSkin);
     mesh.ellipsoid(
         thumb[3],
@@ -77,12 +64,7 @@ fn hand(mesh: &mut Mesh, kind: u32, place: &impl Fn(Vec3) -> Vec3) {
         skin,
         Material::PlainSkin,
     );
-    let arm = [
-        v3(0.0, -7.0, 0.0),
-        v3(0.2, -13.0, 0.4),
-        v3(0.5, -24.0, 1.0),
-        v3(0.8, -40.0, 2.0),
-    ];
+    let arm = [v3(0.0, -7.0, 0.0), v3(0.2, -13.0, 0.4), v3(0.5, -24.0, 1.0), v3(0.8, -40.0, 2.0)];
     mesh.tube(&arm, 3.0, 12, false, skin, Material::PlainSkin);
 }
 
@@ -122,13 +104,8 @@ fn thing(mesh: &mut Mesh, kind: u32, place: &impl Fn(Vec3) -> Vec3) {
             }
             for i in 0..4 {
                 let ((xa, ya), (xb, yb)) = (corners[i], corners[(i + 1) % 4]);
-                let v = [
-                    v3(xa, ya, 0.5),
-                    v3(xa, ya, -0.5),
-                    v3(xb, yb, -0.5),
-                    v3(xb, yb, 0.5),
-                ]
-                .map(|p| mesh.push(solid(p)));
+                let v = [v3(xa, ya, 0.5), v3(xa, ya, -0.5), v3(xb, yb, -0.5), v3(xb, yb, 0.5)]
+                    .map(|p| mesh.push(solid(p)));
                 mesh.quad(v, Material::Object);
             }
         }
@@ -143,28 +120,16 @@ mod tests {
     #[test]
     fn every_kind_has_a_front_that_faces_the_camera() {
         for kind in 0..60u32 {
-            let mesh = build(&Occlusion {
-                kind: kind.wrapping_mul(0x9E37_79B9),
-                at: [0.0; 2],
-                turn: 0.3,
-            });
+            let mesh = build(&Occlusion { kind: kind.wrapping_mul(0x9E37_79B9), at: [0.0; 2], turn: 0.3 });
             let mut normals = vec![Vec3::ZERO; mesh.rest.len()];
             accumulate_normals(&mesh.rest, &mesh.triangles, &mut normals);
             let front = mesh.rest.iter().map(|p| p.z).fold(f32::MIN, f32::max);
-            let facing = mesh
-                .rest
-                .iter()
-                .zip(&normals)
-                .filter(|(p, n)| p.z > front - 0.3 && n.z > 0.0)
-                .count();
+            let facing =
+                mesh.rest.iter().zip(&normals).filter(|(p, n)| p.z > front - 0.3 && n.z > 0.0).count();
             assert!(facing > 0, "{kind}");
             assert!(
                 front > 6.0
-                    && mesh
-                        .triangles
-                        .iter()
-                        .flat_map(|t| t.v)
-                        .all(|v| (v as usize) < mesh.rest.len())
+                    && mesh.triangles.iter().flat_map(|t| t.v).all(|v| (v as usize) < mesh.rest.len())
             );
         }
     }

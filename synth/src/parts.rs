@@ -18,9 +18,9 @@ pub(crate) struct Eye {
 
 impl Eye {
     /// Semi-axes of the surface that the lids slide on.
-    const LID: Vec3 = v3(1.68, 1.30, 1.27);
+    const LID: Vec3 = v3(1.56, 1.30, 1.27);
     /// Semi-axes of what shows between them.
-    const BALL: Vec3 = v3(1.56, 1.19, 1.15);
+    const BALL: Vec3 = v3(1.44, 1.19, 1.15);
     /// The eyes' opening turns outwards: depth lost for a centimetre outwards.
     const TURN: f32 = 0.22;
 
@@ -47,10 +47,7 @@ pub(crate) struct Skull<'a> {
 impl Skull<'_> {
     /// Position and outward normal at template coordinates.
     fn at(&self, u: f32, t: f32) -> (Vec3, Vec3) {
-        (
-            self.template.sample(self.positions, u, t),
-            self.template.sample(self.normals, u, t).normalized(),
-        )
+        (self.template.sample(self.positions, u, t), self.template.sample(self.normals, u, t).normalized())
     }
 }
 
@@ -60,11 +57,7 @@ pub(crate) fn eyes(skull: &Skull<'_>, id: &Identity) -> [Eye; 2] {
     [-1.0f32, 1.0].map(|sign| {
         let (p, _) = skull.at(sign * 1.95, 0.0);
         let x = sign * (EYE_X + 0.13 * id.eye_spacing) * (1.0 + 0.02 * id.head_width);
-        Eye {
-            center: v3(lerp(x, p.x, 0.5), p.y + 0.06, depth),
-            width: 1.0 + 0.05 * id.eye_width,
-            sign,
-        }
+        Eye { center: v3(lerp(x, p.x, 0.5), p.y + 0.06, depth), width: 1.0 + 0.05 * id.eye_width, sign }
     })
 }
 
@@ -72,12 +65,10 @@ pub(crate) fn add_eyeballs(mesh: &mut Mesh, eyes: &[Eye; 2]) {
     for (eye, material) in eyes.iter().zip([Material::EyeLeft, Material::EyeRight]) {
         let (rows, columns) = (13, 17);
         mesh.grid(rows, columns, material, |r, c| {
-            let lx = lerp(-1.5, 1.5, c as f32 / (columns - 1) as f32) * eye.width;
+            let lx = lerp(-1.4, 1.4, c as f32 / (columns - 1) as f32) * eye.width;
             let ly = lerp(1.05, -1.05, r as f32 / (rows - 1) as f32);
             let (x, y) = (eye.center.x + lx, eye.center.y + ly);
-            let z = eye
-                .surface(x, y, Eye::BALL)
-                .unwrap_or(eye.center.z - Eye::TURN * lx * eye.sign - 0.1);
+            let z = eye.surface(x, y, Eye::BALL).unwrap_or(eye.center.z - Eye::TURN * lx * eye.sign - 0.1);
             Vertex::new(v3(x, y, z), [lx / eye.width, ly])
         });
     }
@@ -96,34 +87,25 @@ pub(crate) fn add_mouth(mesh: &mut Mesh, seam: Vec3, width: f32) {
             let f = r as f32 / 3.0;
             let y = if upper {
                 // Incisors reach a little below the seam, canines and molars less.
-                seam.y + lerp(0.95, -0.20 + 0.12 * a.abs(), f)
+                seam.y + lerp(0.95, -0.26 + 0.12 * a.abs(), f)
             } else {
-                seam.y - lerp(0.02 + 0.10 * a.abs(), 0.95, f)
+                seam.y - lerp(0.06 + 0.10 * a.abs(), 0.95, f)
             };
             let p = arch(a, front);
-            Vertex {
-                jaw,
-                ..Vertex::new(v3(p.x, y, p.z), [a * 2.15, if upper { 1.0 - f } else { f - 2.0 }])
-            }
+            Vertex { jaw, ..Vertex::new(v3(p.x, y, p.z), [a * 2.15, if upper { 1.0 - f } else { f - 2.0 }]) }
         });
     }
     mesh.grid(7, 11, Material::Tongue, |r, c| {
         let (fx, fz) = (lerp(-1.0, 1.0, c as f32 / 10.0), lerp(-0.2, 1.0, r as f32 / 6.0));
         let round = (1.0 - 0.75 * fx * fx - 0.6 * fz.max(0.0) * fz.max(0.0)).max(0.0);
-        let y = seam.y - 0.95 + 0.75 * round - 0.06 * bump(fx, 0.12);
-        Vertex {
-            jaw: 1.0,
-            ..Vertex::new(v3(1.6 * fx, y, seam.z - 3.6 + 2.6 * fz), [fx, fz])
-        }
+        let y = seam.y - 0.60 + 0.72 * round - 0.06 * bump(fx, 0.12);
+        Vertex { jaw: 1.0, ..Vertex::new(v3(1.6 * fx, y, seam.z - 3.6 + 2.6 * fz), [fx, fz]) }
     });
     mesh.grid(8, 9, Material::MouthCavity, |r, c| {
         let (fx, fy) = (lerp(-1.0, 1.0, c as f32 / 8.0), lerp(1.0, -1.0, r as f32 / 7.0));
         let z = seam.z - 3.2 - 2.6 * fx * fx;
         let y = seam.y + if fy > 0.0 { 1.6 * fy } else { 2.9 * fy };
-        Vertex {
-            jaw: smoothstep(0.2, -0.4, fy),
-            ..Vertex::new(v3(2.9 * fx, y, z), [fx, fy])
-        }
+        Vertex { jaw: smoothstep(0.2, -0.4, fy), ..Vertex::new(v3(2.9 * fx, y, z), [fx, fy]) }
     });
 }
 
@@ -140,7 +122,7 @@ pub(crate) fn add_ears(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
             let a = -sign * c as f32 / (spokes - 1) as f32 * std::f32::consts::TAU;
             // Up is a = 0, backwards is a quarter turn; the lobe is narrower.
             let (back, ca) = sin_cos(a);
-            let height = 3.1 * size * ca;
+            let height = 3.0 * size * ca;
             let width = 1.75 * size * back * lerp(1.0, 0.72, smoothstep(0.0, -1.0, ca));
             let lobe = smoothstep(-0.35, -0.75, ca * rho);
             let relief = spline(
@@ -171,17 +153,19 @@ pub(crate) fn add_ears(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
 /// Shoulders and clothes.
 pub(crate) fn add_trunk(mesh: &mut Mesh, id: &Identity) {
     let broad = 1.0 + 0.05 * (2.0 * id.masculinity - 1.0) + 0.03 * id.fat;
-    let rings: [(f32, f32, f32, f32); 9] = [
+    let rings: [(f32, f32, f32, f32); 11] = [
         // y, half width, half depth, middle's z
         (-15.2, 6.5, 6.1, -1.2),
         (-15.9, 6.9, 6.4, -1.2),
-        (-16.6, 8.6, 6.7, -1.4),
-        (-17.6, 12.0, 7.2, -1.8),
-        (-19.0, 16.0, 8.0, -2.2),
-        (-21.0, 19.0, 9.0, -2.4),
-        (-25.0, 20.8, 10.0, -2.4),
-        (-33.0, 21.2, 11.0, -2.2),
-        (-60.0, 20.5, 11.5, -2.0),
+                (-16.5, 8.2, 6.7, -1.4),
+        (-17.2, 10.6, 7.1, -1.7),
+        (-18.2, 13.6, 7.6, -2.0),
+        (-19.6, 16.6, 8.3, -2.2),
+        (-21.6, 19.0, 9.2, -2.4),
+        (-24.5, 20.6, 10.0, -2.4),
+        (-28.0, 21.4, 10.6, -2.3),
+        (-34.0, 21.8, 11.0, -2.2),
+        (-60.0, 21.5, 11.5, -2.0),
     ];
     let neck = 1.0 + 0.06 * id.neck_width + 0.05 * id.fat;
     mesh.grid(rings.len(), 33, Material::Cloth, |r, c| {
@@ -191,10 +175,7 @@ pub(crate) fn add_trunk(mesh: &mut Mesh, id: &Identity) {
         let (s, co) = sin_cos(a + std::f32::consts::PI);
         let collar = if r < 2 { 1.0 * (co - 0.2) } else { 0.0 };
         let p = v3(w * k * s, y - collar.max(0.0), z + d * co);
-        Vertex {
-            head: 0.0,
-            ..Vertex::new(p, [a * 6.0, y])
-        }
+        Vertex { head: 0.0, ..Vertex::new(p, [a * 6.0, y]) }
     });
 }
 
@@ -231,28 +212,12 @@ fn cut(id: &Identity) -> Option<Cut> {
         HairStyle::Short => c(1.1, 0.45, 0.7, 0.30, 0.9),
         HairStyle::SidePart => c(1.5, 0.6, 0.8, 0.30, 0.6),
         HairStyle::SweptBack => c(2.0, 0.7, 1.1, 0.35, 0.6),
-        HairStyle::Fringe => Cut {
-            fringe: Some(3.4),
-            ..c(1.3, 0.8, 1.0, 0.30, 0.8)
-        },
-        HairStyle::Bob => Cut {
-            hang: Some(-10.0),
-            ..c(1.3, 1.2, 1.4, 0.30, 0.5)
-        },
-        HairStyle::Long => Cut {
-            hang: Some(-22.0),
-            ..c(1.3, 1.1, 1.3, 0.35, 0.5)
-        },
-        HairStyle::LongFringe => Cut {
-            fringe: Some(2.9),
-            hang: Some(-21.0),
-            ..c(1.3, 1.1, 1.3, 0.30, 0.5)
-        },
+        HairStyle::Fringe => Cut { fringe: Some(3.4), ..c(1.3, 0.8, 1.0, 0.30, 0.8) },
+        HairStyle::Bob => Cut { hang: Some(-10.0), ..c(1.3, 1.2, 1.4, 0.30, 0.5) },
+        HairStyle::Long => Cut { hang: Some(-22.0), ..c(1.3, 1.1, 1.3, 0.35, 0.5) },
+        HairStyle::LongFringe => Cut { fringe: Some(2.9), hang: Some(-21.0), ..c(1.3, 1.1, 1.3, 0.30, 0.5) },
         HairStyle::TiedBack => c(0.55, 0.40, 0.6, 0.10, 0.9),
-        HairStyle::Curly => Cut {
-            hang: Some(-8.5),
-            ..c(2.4, 1.9, 2.2, 0.75, 0.75)
-        },
+        HairStyle::Curly => Cut { hang: Some(-8.5), ..c(2.4, 1.9, 2.2, 0.75, 0.75) },
         HairStyle::Afro => c(4.2, 3.4, 3.6, 0.55, 0.9),
     })
 }
@@ -282,7 +247,9 @@ pub(crate) fn hairline(id: &Identity, u: f32) -> f32 {
         a,
     );
     let receding = id.hair_recession * (3.2 * bump(a - 2.3, 1.1) + 1.4 * bump(a, 2.0));
-    base + receding + 0.25 * noise2(u * 1.7, 3.0, id.detail_seed)
+    base + receding
+        + 0.20 * noise2(u * 1.7, 3.0, id.detail_seed)
+        + 0.14 * noise2(u * 6.1, 4.0, id.detail_seed)
 }
 
 pub(crate) fn add_hair(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
@@ -301,10 +268,7 @@ pub(crate) fn add_hair(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
     if id.hair_style == HairStyle::TiedBack && id.headwear == Headwear::None {
         let (p, n) = skull.at(8.0, 5.5);
         let axes = [v3(2.6, 0.0, 0.0), v3(0.0, 2.4, 0.0), v3(0.0, 0.0, 2.2)];
-        let vertex = |at: Vec3| Vertex {
-            tangent: v3(0.6, 0.8, 0.0),
-            ..Vertex::new(at, [at.x, at.y])
-        };
+        let vertex = |at: Vec3| Vertex { tangent: v3(0.6, 0.8, 0.0), ..Vertex::new(at, [at.x, at.y]) };
         mesh.ellipsoid(p + n * 1.6, axes, vertex, Material::Hair);
     }
 }
@@ -330,22 +294,13 @@ fn add_hair_shell(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity, cut: &Cut, 
             depth *= 1.0 - 0.55 * bump(u - part, 0.55) * high + 0.30 * bump(u + part * 0.6, 1.8) * high;
         }
         let edge = smoothstep(1.0, if cut.hang.is_some() { 0.82 } else { 0.72 }, f);
-        let relief = fractal2(
-            p.x * cut.fineness + 7.0,
-            (p.y + p.z) * cut.fineness,
-            3,
-            id.detail_seed ^ 0x51,
-        );
+        let relief = fractal2(p.x * cut.fineness + 7.0, (p.y + p.z) * cut.fineness, 3, id.detail_seed ^ 0x51);
         depth = flat
             * (depth * lerp(if thick { 0.12 } else { 0.6 }, 1.0, edge)
                 + cut.rough * relief * (0.3 + 0.7 * edge));
-        let alpha = smoothstep(1.02, if thick { 0.90 } else { 0.80 }, f) * if thick { 1.0 } else { 0.75 };
+        let alpha = smoothstep(1.02, if thick { 0.84 } else { 0.72 }, f) * if thick { 1.0 } else { 0.75 };
         let tangent = strand_direction(id, u, n, part);
-        Vertex {
-            alpha,
-            tangent,
-            ..Vertex::new(p + n * depth.max(0.06), [u, t])
-        }
+        Vertex { alpha, tangent, ..Vertex::new(p + n * depth.max(0.06), [u, t]) }
     });
 }
 
@@ -397,33 +352,16 @@ fn add_curtain(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity, cut: &Cut, end
         let (p0, n0) = skull.at(u, 5.2);
         let start = p0 + n0 * (cut.side * 0.75);
         let y = lerp(start.y, end + 1.2 * noise2(path * 1.5, 4.0, id.detail_seed), f);
-        let wide = knots(
-            &[
-                (-20.0, 1.02),
-                (-12.0, 0.98),
-                (-6.0, 1.05),
-                (-1.0, 1.16),
-                (5.0, 1.0),
-            ],
-            y,
-        );
+        let wide = knots(&[(-20.0, 1.02), (-12.0, 0.98), (-6.0, 1.05), (-1.0, 1.16), (5.0, 1.0)], y);
         let wave = cut.rough
             * (noise2(path * 1.1, y * 0.22, id.detail_seed ^ 3) * 1.1
                 + 0.5 * noise2(path * 3.0, y * 0.6, id.detail_seed ^ 4));
-        let tuck = if behind_ears {
-            -1.6 * bump(path - front, 0.9) * smoothstep(3.5, 0.0, y)
-        } else {
-            0.0
-        };
+        let tuck = if behind_ears { -1.6 * bump(path - front, 0.9) * smoothstep(3.5, 0.0, y) } else { 0.0 };
         let radial = v3(start.x, 0.0, start.z + 1.5).normalized();
         let at = v3(start.x * wide, y, (start.z + 1.0) * wide - 1.0 + tuck) + radial * wave;
         let edge = smoothstep(0.0, 0.035, a) * smoothstep(1.0, 0.965, a);
         let alpha = edge.max(0.15) * smoothstep(1.03, 0.85, f);
-        let head = if end < -12.0 {
-            smoothstep(-19.0, -10.0, y).max(0.15)
-        } else {
-            1.0
-        };
+        let head = if end < -12.0 { smoothstep(-19.0, -10.0, y).max(0.15) } else { 1.0 };
         Vertex {
             alpha,
             head,
@@ -437,17 +375,9 @@ pub(crate) fn add_headwear(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
     let edge = |u: f32| {
         let a = u.abs();
         match id.headwear {
-            Headwear::Beanie => knots(
-                &[
-                    (0.0, 4.3),
-                    (3.0, 4.0),
-                    (4.5, 2.8),
-                    (5.5, 1.6),
-                    (6.5, -0.5),
-                    (8.0, -2.0),
-                ],
-                a,
-            ),
+            Headwear::Beanie => {
+                knots(&[(0.0, 4.3), (3.0, 4.0), (4.5, 2.8), (5.5, 1.6), (6.5, -0.5), (8.0, -2.0)], a)
+            }
             Headwear::Cap => knots(&[(0.0, 4.8), (3.0, 4.7), (4.5, 3.8), (5.5, 3.2), (8.0, 1.5)], a),
             _ => spline(
                 &[
@@ -479,21 +409,10 @@ pub(crate) fn add_headwear(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
         let (p, n) = skull.at(u, t);
         let crown = 1.0 + 0.8 * smoothstep(4.0, 10.0, t);
         let fold = 0.18 * fractal2(u * 0.9, t * 0.5, 2, id.detail_seed ^ 0x77);
-        let rim = if id.headwear == Headwear::Beanie {
-            0.3 * smoothstep(0.80, 0.84, f)
-        } else {
-            0.0
-        };
+        let rim = if id.headwear == Headwear::Beanie { 0.3 * smoothstep(0.80, 0.84, f) } else { 0.0 };
         let depth = lerp(thick * crown, 0.25, smoothstep(0.86, 1.0, f) * 0.6) + fold + rim;
-        let head = if t < -9.0 {
-            smoothstep(-16.0, -11.0, t)
-        } else {
-            1.0
-        };
-        Vertex {
-            head,
-            ..v(p + n * depth, u, t)
-        }
+        let head = if t < -9.0 { smoothstep(-16.0, -11.0, t) } else { 1.0 };
+        Vertex { head, ..v(p + n * depth, u, t) }
     });
     if id.headwear == Headwear::Cap {
         mesh.grid(7, 25, Material::Headwear, |r, c| {
@@ -512,10 +431,7 @@ pub(crate) fn add_headwear(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity) {
             let (p, n) = skull.at(u, lerp(-11.75, -17.0, f));
             let fold = 0.3 * fractal2(u * 0.5, f * 3.0, 2, id.detail_seed ^ 0x79);
             let head = smoothstep(1.0, 0.2, f);
-            Vertex {
-                head,
-                ..v(p + n * (0.35 + 1.6 * f + fold), u, -f * 5.0)
-            }
+            Vertex { head, ..v(p + n * (0.35 + 1.6 * f + fold), u, -f * 5.0) }
         });
     }
 }
@@ -526,11 +442,7 @@ pub(crate) fn add_beard(mesh: &mut Mesh, template: &Template, id: &Identity) -> 
         FacialHair::None | FacialHair::Stubble => return Vec::new(),
         FacialHair::Moustache => 0.28,
         FacialHair::Goatee => 0.42,
-        FacialHair::Full => lerp(
-            0.3,
-            1.2,
-            crate::math::unit(crate::math::hash2(3, 5, id.detail_seed)),
-        ),
+        FacialHair::Full => lerp(0.3, 1.2, crate::math::unit(crate::math::hash2(3, 5, id.detail_seed))),
     };
     let mut follow = Vec::new();
     let mut shell = vec![u32::MAX; template.base.len()];
@@ -565,7 +477,7 @@ pub(crate) fn add_beard(mesh: &mut Mesh, template: &Template, id: &Identity) -> 
 pub(crate) fn add_glasses(mesh: &mut Mesh, skull: &Skull<'_>, eyes: &[Eye; 2], id: &Identity) {
     let (radius, lens_alpha) = match id.glasses {
         Glasses::None => return,
-        Glasses::Thin => (0.075, 0.0),
+        Glasses::Thin => (0.09, 0.0),
         Glasses::Thick => (0.20, 0.0),
         Glasses::HalfRim => (0.11, 0.0),
         Glasses::Sun => (0.16, 1.0),
@@ -585,33 +497,19 @@ pub(crate) fn add_glasses(mesh: &mut Mesh, skull: &Skull<'_>, eyes: &[Eye; 2], i
         let x = eye.sign * (3.2 + 0.13 * id.eye_spacing) + dx;
         // Frames curve back towards the temples.
         let back = 0.055 * (x.abs() - 1.0).max(0.0) * (x.abs() - 1.0).max(0.0);
-        v3(
-            x,
-            y + dy * if dy < 0.0 { 1.0 } else { 0.9 } + 0.12 * dx * eye.sign * 0.3,
-            z - back,
-        )
+        v3(x, y + dy * if dy < 0.0 { 1.0 } else { 0.9 } + 0.12 * dx * eye.sign * 0.3, z - back)
     };
     for eye in eyes {
         let n = 36;
         let ring: Vec<Vec3> = (0..n).map(|i| outline(eye, i, n, 1.0)).collect();
         if id.glasses == Glasses::HalfRim {
-            mesh.tube(
-                &ring[..n / 2 + 1],
-                radius,
-                5,
-                false,
-                plain,
-                Material::GlassesFrame,
-            );
+            mesh.tube(&ring[..n / 2 + 1], radius, 5, false, plain, Material::GlassesFrame);
         } else {
             mesh.tube(&ring, radius, 5, true, plain, Material::GlassesFrame);
         }
         mesh.grid(2, n + 1, Material::Lens, |r, c| {
             let p = outline(eye, n - c % n, n, if r == 0 { 0.02 } else { 0.98 });
-            Vertex {
-                alpha: if lens_alpha > 0.5 { 0.9 } else { 0.06 },
-                ..Vertex::new(p, [p.x, p.y])
-            }
+            Vertex { alpha: if lens_alpha > 0.5 { 0.9 } else { 0.06 }, ..Vertex::new(p, [p.x, p.y]) }
         });
         let outer = outline(eye, if eye.sign > 0.0 { 3 } else { n / 2 - 3 }, n, 1.0);
         let (ear, _) = skull.at(eye.sign * 5.35, 1.0);
@@ -619,11 +517,7 @@ pub(crate) fn add_glasses(mesh: &mut Mesh, skull: &Skull<'_>, eyes: &[Eye; 2], i
             .map(|i| {
                 let f = i as f32 / 5.0;
                 let p = outer.lerp(v3(ear.x + eye.sign * 0.35, ear.y + 0.6, ear.z - 1.0), f);
-                v3(
-                    p.x + eye.sign * 0.7 * (1.0 - (2.0 * f - 1.0) * (2.0 * f - 1.0)),
-                    p.y,
-                    p.z,
-                )
+                v3(p.x + eye.sign * 0.7 * (1.0 - (2.0 * f - 1.0) * (2.0 * f - 1.0)), p.y, p.z)
             })
             .collect();
         mesh.tube(&arm, radius.max(0.1), 5, false, plain, Material::GlassesFrame);
@@ -631,13 +525,7 @@ pub(crate) fn add_glasses(mesh: &mut Mesh, skull: &Skull<'_>, eyes: &[Eye; 2], i
     let (l, r) = (outline(&eyes[0], 3, 36, 1.0), outline(&eyes[1], 15, 36, 1.0));
     let middle = l.lerp(r, 0.5) + v3(0.0, 0.25, 0.2);
     mesh.tube(
-        &[
-            l,
-            l.lerp(middle, 0.6) + v3(0.0, 0.1, 0.0),
-            middle,
-            r.lerp(middle, 0.6) + v3(0.0, 0.1, 0.0),
-            r,
-        ],
+        &[l, l.lerp(middle, 0.6) + v3(0.0, 0.1, 0.0), middle, r.lerp(middle, 0.6) + v3(0.0, 0.1, 0.0), r],
         radius,
         5,
         false,

@@ -1,6 +1,6 @@
 //! A picture in linear light, and blurs over it.
 
-use crate::math::{Vec3, exp};
+use crate::math::{Vec3, exp, floor};
 
 /// Linear RGB by rows from the top.
 #[derive(Clone, Debug, Default)]
@@ -12,11 +12,7 @@ pub(crate) struct Picture {
 
 impl Picture {
     pub(crate) fn new(width: usize, height: usize) -> Self {
-        Self {
-            width,
-            height,
-            rgb: vec![[0.0; 3]; width * height],
-        }
+        Self { width, height, rgb: vec![[0.0; 3]; width * height] }
     }
 
     pub(crate) fn from_fn(width: usize, height: usize, mut f: impl FnMut(f32, f32) -> Vec3) -> Self {
@@ -30,27 +26,40 @@ impl Picture {
         p
     }
 
-    /// Copies `from` shifted so that its pixel `(dx, dy)` (bilinear) becomes the top left one; edges repeat.
-    pub(crate) fn copy_window(&mut self, from: &Picture, dx: f32, dy: f32) {
-        let (xf, yf) = (dx.floor(), dy.floor());
-        let (fx, fy) = (dx - xf, dy - yf);
-        let w = [(1.0 - fx) * (1.0 - fy), fx * (1.0 - fy), (1.0 - fx) * fy, fx * fy];
+    /// Copies `from` times `gain`, shifted so that its pixel `(dx, dy)` (bilinear) becomes the top left one; edges
+    /// repeat.
+    pub(crate) fn copy_window(&mut self, from: &Picture, dx: f32, dy: f32, gain: f32) {
+        let (xi, yi) = (floor(dx), floor(dy));
+        let (fx, fy) = (dx - xi as f32, dy - yi as f32);
+        let w = [(1.0 - fx) * (1.0 - fy), fx * (1.0 - fy), (1.0 - fx) * fy, fx * fy].map(|k| k * gain);
         let clamp = |v: i64, n: usize| v.clamp(0, n as i64 - 1) as usize;
+        // Columns whose two sources both exist.
+        let inner = clamp(-i64::from(xi), self.width + 1)
+            ..clamp(from.width as i64 - 1 - i64::from(xi), self.width + 1);
         for y in 0..self.height {
-            let y0 = clamp(y as i64 + yf as i64, from.height);
-            let y1 = clamp(y as i64 + yf as i64 + 1, from.height);
-            let (top, bottom) = (
-                &from.rgb[y0 * from.width..][..from.width],
-                &from.rgb[y1 * from.width..][..from.width],
-            );
+            let source = |k: i64| {
+                let row = clamp(y as i64 + i64::from(yi) + k, from.height);
+                &from.rgb[row * from.width..][..from.width]
+            };
+            let (top, bottom) = (source(0), source(1));
             let row = &mut self.rgb[y * self.width..][..self.width];
-            for (x, out) in row.iter_mut().enumerate() {
-                let x0 = clamp(x as i64 + xf as i64, from.width);
-                let x1 = clamp(x as i64 + xf as i64 + 1, from.width);
+            for x in (0..self.width).filter(|x| !inner.contains(x)) {
+                let x0 = clamp(x as i64 + i64::from(xi), from.width);
+                let x1 = clamp(x as i64 + i64::from(xi) + 1, from.width);
                 for i in 0..3 {
-                    out[i] =
+                    row[x][i] =
                         w[0] * top[x0][i] + w[1] * top[x1][i] + w[2] * bottom[x0][i] + w[3] * bottom[x1][i];
                 }
+            }
+            if inner.is_empty() {
+                continue;
+            }
+            let first = (inner.start as i64 + i64::from(xi)) as usize;
+            let n = 3 * inner.len();
+            let (top, bottom) = (&top.as_flattened()[3 * first..], &bottom.as_flattened()[3 * first..]);
+            let (a, b, c, d) = (&top[..n], &top[3..n + 3], &bottom[..n], &bottom[3..n + 3]);
+            for (i, out) in row[inner.clone()].as_flattened_mut().iter_mut().enumerate() {
+                *out = w[0] * a[i] + w[1] * b[i] + w[2] * c[i] + w[3] * d[i];
             }
         }
     }
@@ -61,9 +70,8 @@ impl Picture {
             return;
         }
         let radius = (sigma * 2.5).ceil() as usize;
-        let mut kernel: Vec<f32> = (0..=radius)
-            .map(|i| exp(-(i as f32 * i as f32) / (2.0 * sigma * sigma)))
-            .collect();
+        let mut kernel: Vec<f32> =
+            (0..=radius).map(|i| exp(-(i as f32 * i as f32) / (2.0 * sigma * sigma))).collect();
         let total = kernel[0] + 2.0 * kernel[1..].iter().sum::<f32>();
         kernel.iter_mut().for_each(|k| *k /= total);
         scratch.resize(self.rgb.len(), [0.0; 3]);
@@ -73,18 +81,15 @@ impl Picture {
         }
         // Columns, a row at a time.
         for y in 0..h {
-            let out = &mut self.rgb[y * w..][..w];
-            for (o, s) in out.iter_mut().zip(&scratch[y * w..][..w]) {
-                *o = [s[0] * kernel[0], s[1] * kernel[0], s[2] * kernel[0]];
+            let out = self.rgb[y * w..][..w].as_flattened_mut();
+            let row = |y: usize| scratch[y * w..][..w].as_flattened();
+            for (o, s) in out.iter_mut().zip(row(y)) {
+                *o = s * kernel[0];
             }
             for (d, &k) in kernel.iter().enumerate().skip(1) {
-                let up = y.saturating_sub(d);
-                let down = (y + d).min(h - 1);
-                let (a, b) = (&scratch[up * w..][..w], &scratch[down * w..][..w]);
+                let (a, b) = (row(y.saturating_sub(d)), row((y + d).min(h - 1)));
                 for ((o, p), q) in out.iter_mut().zip(a).zip(b) {
-                    for i in 0..3 {
-                        o[i] += k * (p[i] + q[i]);
-                    }
+                    *o += k * (p + q);
                 }
             }
         }
@@ -118,24 +123,29 @@ impl Picture {
         let half = (length.ceil() as i64).min(6);
         scratch.clear();
         scratch.extend_from_slice(&self.rgb);
-        let (w, h) = (self.width as i64, self.height as i64);
-        let offsets: Vec<(i64, i64)> = (-half..=half)
-            .map(|i| {
-                let f = i as f32 / half as f32;
-                ((f * dx).round() as i64, (f * dy).round() as i64)
-            })
-            .collect();
-        let k = 1.0 / offsets.len() as f32;
-        for y in 0..h {
-            for x in 0..w {
-                let mut sum = [0.0f32; 3];
-                for &(ox, oy) in &offsets {
-                    let p = scratch[((y + oy).clamp(0, h - 1) * w + (x + ox).clamp(0, w - 1)) as usize];
-                    for i in 0..3 {
-                        sum[i] += p[i];
-                    }
+        let (w, h) = (self.width, self.height);
+        let k = 1.0 / (2 * half + 1) as f32;
+        self.rgb.fill([0.0; 3]);
+        for i in -half..=half {
+            let f = i as f32 / half as f32;
+            let (ox, oy) = (i64::from(floor(f * dx + 0.5)), i64::from(floor(f * dy + 0.5)));
+            let shift = (ox.unsigned_abs() as usize).min(w);
+            for y in 0..h {
+                let source = &scratch[((y as i64 + oy).clamp(0, h as i64 - 1) as usize) * w..][..w];
+                let out = &mut self.rgb[y * w..][..w];
+                // Where the source lies beyond the edge, the edge repeats.
+                let (inner, from, outer, edge) = if ox >= 0 {
+                    (0..w - shift, shift, w - shift..w, source[w - 1])
+                } else {
+                    (shift..w, 0, 0..shift, source[0])
+                };
+                let n = inner.len();
+                let pairs =
+                    out[inner].as_flattened_mut().iter_mut().zip(source[from..from + n].as_flattened());
+                pairs.for_each(|(o, s)| *o += k * s);
+                for o in &mut out[outer] {
+                    (0..3).for_each(|c| o[c] += k * edge[c]);
                 }
-                self.rgb[(y * w + x) as usize] = sum.map(|s| s * k);
             }
         }
     }
@@ -144,22 +154,26 @@ impl Picture {
 fn blur_line(from: &[[f32; 3]], kernel: &[f32], to: &mut [[f32; 3]]) {
     let n = from.len();
     let radius = kernel.len() - 1;
-    for x in 0..n {
+    let flat = from.as_flattened();
+    let inner = radius.min(n)..n.saturating_sub(radius).max(radius.min(n));
+    let (start, count) = (3 * inner.start, 3 * inner.len());
+    let out = &mut to.as_flattened_mut()[start..start + count];
+    for (o, s) in out.iter_mut().zip(&flat[start..]) {
+        *o = s * kernel[0];
+    }
+    if count > 0 {
+        for (d, &k) in kernel.iter().enumerate().skip(1) {
+            let (a, b) = (&flat[start - 3 * d..][..count], &flat[start + 3 * d..][..count]);
+            for ((o, p), q) in out.iter_mut().zip(a).zip(b) {
+                *o += k * (p + q);
+            }
+        }
+    }
+    for x in (0..inner.start).chain(inner.end..n) {
         let mut sum = from[x].map(|v| v * kernel[0]);
-        if x >= radius && x + radius < n {
-            for (d, &k) in kernel.iter().enumerate().skip(1) {
-                let (a, b) = (&from[x - d], &from[x + d]);
-                for i in 0..3 {
-                    sum[i] += k * (a[i] + b[i]);
-                }
-            }
-        } else {
-            for (d, &k) in kernel.iter().enumerate().skip(1) {
-                let (a, b) = (&from[x.saturating_sub(d)], &from[(x + d).min(n - 1)]);
-                for i in 0..3 {
-                    sum[i] += k * (a[i] + b[i]);
-                }
-            }
+        for (d, &k) in kernel.iter().enumerate().skip(1) {
+            let (a, b) = (&from[x.saturating_sub(d)], &from[(x + d).min(n - 1)]);
+            (0..3).for_each(|i| sum[i] += k * (a[i] + b[i]));
         }
         to[x] = sum;
     }
@@ -188,13 +202,7 @@ mod tests {
     use crate::math::v3;
 
     fn dot() -> Picture {
-        Picture::from_fn(21, 17, |x, y| {
-            if x == 10.5 && y == 8.5 {
-                v3(1.0, 2.0, 3.0)
-            } else {
-                Vec3::ZERO
-            }
-        })
+        Picture::from_fn(21, 17, |x, y| if x == 10.5 && y == 8.5 { v3(1.0, 2.0, 3.0) } else { Vec3::ZERO })
     }
 
     #[test]
@@ -223,7 +231,7 @@ mod tests {
     #[test]
     fn a_window_moves_the_picture() {
         let mut p = Picture::new(9, 9);
-        p.copy_window(&dot(), 6.0, 4.5);
+        p.copy_window(&dot(), 6.0, 4.5, 1.0);
         assert!((p.rgb[3 * 9 + 4][0] - 0.5).abs() < 1e-6 && (p.rgb[4 * 9 + 4][0] - 0.5).abs() < 1e-6);
     }
 }

@@ -6,9 +6,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// A generator for one purpose: `stream` and `index` set it apart from every other one with the same seed.
 pub(crate) fn rng_for(seed: u64, stream: Stream, index: u64) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(mix64(
-        mix64(seed ^ mix64(stream as u64)).wrapping_add(mix64(index)),
-    ))
+    ChaCha8Rng::seed_from_u64(mix64(mix64(seed ^ mix64(stream as u64)).wrapping_add(mix64(index))))
 }
 
 /// What random numbers are drawn for.
@@ -23,6 +21,7 @@ pub(crate) enum Stream {
     Occlusion = 7,
     Background = 8,
     Shape = 9,
+    Noise = 10,
 }
 
 /// Draws that depend on `next_u32` alone. (`rand`'s own distributions may change between its versions.)
@@ -58,14 +57,6 @@ pub(crate) trait Draw: Rng {
             }
         }
         weights.len().saturating_sub(1)
-    }
-
-    /// One of `items`.
-    fn pick<T: Copy>(&mut self, items: &[T]) -> T
-    where
-        Self: Sized,
-    {
-        items[(self.next_u32() as usize) % items.len()]
     }
 }
 

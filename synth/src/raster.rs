@@ -1,6 +1,6 @@
 //! Rasterisation: which triangle each sample of the picture sees (a visibility buffer, Burns & Hunt 2013).
 
-use crate::math::Vec3;
+use crate::math::{Vec3, floor};
 use crate::mesh::Triangle;
 
 /// No triangle.
@@ -75,10 +75,11 @@ impl Raster {
         let min3 = |p: f32, q: f32, r: f32| p.min(q).min(r);
         let max3 = |p: f32, q: f32, r: f32| p.max(q).max(r);
         // Samples lie at half-integer coordinates.
-        let x0 = (min3(a.x, b.x, c.x) - 0.5).ceil().max(0.0) as usize;
-        let y0 = (min3(a.y, b.y, c.y) - 0.5).ceil().max(0.0) as usize;
-        let x1 = ((max3(a.x, b.x, c.x) - 0.5).floor() + 1.0).clamp(0.0, self.width as f32) as usize;
-        let y1 = ((max3(a.y, b.y, c.y) - 0.5).floor() + 1.0).clamp(0.0, self.height as f32) as usize;
+        let bound = |v: f32, most: usize| (floor(v.clamp(-2.0, 1e6) + 0.5).max(0) as usize).min(most);
+        let x0 = bound(min3(a.x, b.x, c.x), self.width);
+        let y0 = bound(min3(a.y, b.y, c.y), self.height);
+        let x1 = bound(max3(a.x, b.x, c.x), self.width);
+        let y1 = bound(max3(a.y, b.y, c.y), self.height);
         if x0 >= x1 || y0 >= y1 {
             return;
         }
@@ -131,11 +132,7 @@ pub(crate) fn weights_at(v: [ScreenVertex; 3], x: f32, y: f32) -> [f32; 3] {
     }
     let wa = ((b.x - x) * (c.y - y) - (c.x - x) * (b.y - y)) / area;
     let wb = ((c.x - x) * (a.y - y) - (a.x - x) * (c.y - y)) / area;
-    let w = [
-        wa.clamp(0.0, 1.0),
-        wb.clamp(0.0, 1.0),
-        (1.0 - wa - wb).clamp(0.0, 1.0),
-    ];
+    let w = [wa.clamp(0.0, 1.0), wb.clamp(0.0, 1.0), (1.0 - wa - wb).clamp(0.0, 1.0)];
     // Weights on the screen become weights in space.
     let w = [w[0] * a.near, w[1] * b.near, w[2] * c.near];
     let sum = w[0] + w[1] + w[2];
@@ -198,6 +195,14 @@ impl DepthMap {
         }
     }
 
+        /// Whether nothing is nearer to the light than a point, by more than `bias` cm.
+    pub(crate) fn sees(&self, p: Vec3, bias: f32) -> bool {
+        let s = self.project(p);
+        let (x, y, n) = (floor(s.x), floor(s.y), self.raster.width as i32);
+        let inside = x >= 0 && y >= 0 && x < n && y < n;
+        !inside || self.raster.near[(y * n + x) as usize] <= s.near + bias
+    }
+
     /// How much of the light reaches a point, 0 to 1: the share of a 3x3 neighbourhood, `spread` samples apart, that
     /// holds nothing nearer to the light by more than `bias` cm.
     pub(crate) fn lit(&self, p: Vec3, spread: f32, bias: f32) -> f32 {
@@ -216,10 +221,7 @@ impl DepthMap {
             (1.2, -1.4, 0.1),
             (-1.2, 1.4, 0.1),
         ] {
-            let (x, y) = (
-                (s.x + dx * spread).floor() as i32,
-                (s.y + dy * spread).floor() as i32,
-            );
+            let (x, y) = (floor(s.x + dx * spread), floor(s.y + dy * spread));
             let inside = x >= 0 && y >= 0 && x < n && y < n;
             if !inside || self.raster.near[(y * n + x) as usize] <= limit {
                 sum += w;
@@ -269,25 +271,10 @@ mod tests {
 
     #[test]
     fn what_lies_behind_a_sheet_is_in_its_shadow() {
-        let positions = [
-            v3(-2.0, -2.0, 0.0),
-            v3(2.0, -2.0, 0.0),
-            v3(2.0, 2.0, 0.0),
-            v3(-2.0, 2.0, 0.0),
-        ];
-        let sheet = [[0, 1, 2], [0, 2, 3]].map(|v| Triangle {
-            v,
-            material: Material::Skin,
-        });
+        let positions = [v3(-2.0, -2.0, 0.0), v3(2.0, -2.0, 0.0), v3(2.0, 2.0, 0.0), v3(-2.0, 2.0, 0.0)];
+        let sheet = [[0, 1, 2], [0, 2, 3]].map(|v| Triangle { v, material: Material::Skin });
         let mut map = DepthMap::default();
-        map.draw(
-            &positions,
-            sheet.into_iter(),
-            v3(0.0, 0.0, 1.0),
-            Vec3::ZERO,
-            8.0,
-            64,
-        );
+        map.draw(&positions, sheet.into_iter(), v3(0.0, 0.0, 1.0), Vec3::ZERO, 8.0, 64);
         assert_eq!(map.lit(v3(0.0, 0.0, -3.0), 1.0, 0.3), 0.0);
         assert!(map.lit(v3(0.0, 0.0, 3.0), 1.0, 0.3) > 0.99);
         assert!(map.lit(v3(5.0, 0.0, -3.0), 1.0, 0.3) > 0.99);

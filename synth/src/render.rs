@@ -42,7 +42,7 @@ pub struct Rendered {
     /// hidden or not.
     pub landmarks: [Point; 68],
     /// The face box, pixels: the smallest upright box around the landmarks and the forehead up to about the hairline.
-    pub face_box: Rect,
+        pub bbox: Rect,
     /// Share of the landmarks that something stands in front of, the head itself included, 0 to 1.
     pub hidden: f32,
 }
@@ -132,13 +132,9 @@ impl Renderer {
         }
         let mut rig = Rig::new(&identity);
         let side = if face_px > 170.0 { 512 } else { 256 };
-        let skin = Skin::new(&identity, &rig.template, side);
+        let skin = Skin::new(&identity, rig.template, side);
         let mut posed = Posed::default();
-        let stance = Stance {
-            pose: HeadPose::default(),
-            trunk: Mat3::IDENTITY,
-            face_at: Rig::face_center(),
-        };
+        let stance = Stance { pose: HeadPose::default(), trunk: Mat3::IDENTITY, face_at: Rig::face_center() };
         rig.pose(&FaceState::default(), &stance, &mut posed);
         rig.ambient = occlusion(&rig, &posed);
         let grey = v3(0.22, 0.225, 0.23);
@@ -185,16 +181,7 @@ impl Renderer {
     /// # Errors
     /// [`SynthError::State`] for a value that is not finite or a placement without size.
     pub fn render(&mut self, state: &FaceState, placement: Placement) -> Result<Rendered, SynthError> {
-        self.shoot(
-            state,
-            &Shot {
-                placement,
-                occlusion: None,
-                behind: [0.0; 2],
-                smear: [0.0; 2],
-                noise: 1,
-            },
-        )
+        self.shoot(state, &Shot { placement, occlusion: None, behind: [0.0; 2], smear: [0.0; 2], noise: 1 })
     }
 
     /// Face height to pixels per centimetre at the face, and the focal length in pixels.
@@ -225,7 +212,7 @@ impl Renderer {
             Point::new(cx + p.x * k, cy - p.y * k)
         };
         let points = landmarks(&self.rig, &self.buffers.posed, &project);
-        let face_box = face_box(&self.rig, &self.buffers.posed, &points, &project);
+        let bbox = face_box(&self.rig, &self.buffers.posed, &points, &project);
         let extra = self.add_occluder(shot.occlusion.as_ref(), face_at);
         self.rasterize(&extra, focal);
         let hidden = self.hidden_share(&points, focal);
@@ -241,12 +228,7 @@ impl Renderer {
             &mut frame,
             &mut self.buffers.scratch,
         );
-        Ok(Rendered {
-            frame,
-            landmarks: points,
-            face_box,
-            hidden,
-        })
+        Ok(Rendered { frame, landmarks: points, bbox, hidden })
     }
 
     /// Automatic exposure: between the face and a mid-grey scene.
@@ -272,18 +254,12 @@ impl Renderer {
         let triangles = mesh
             .triangles
             .iter()
-            .map(|t| Triangle {
-                v: t.v.map(|v| v + first),
-                material: t.material,
-            })
+            .map(|t| Triangle { v: t.v.map(|v| v + first), material: t.material })
             .collect();
-        Extra {
-            mesh,
-            triangles,
-            rgb: occluder::color(o.kind),
-        }
+        Extra { mesh, triangles, rgb: occluder::color(o.kind) }
     }
 
+    #[inline(never)]
     fn rasterize(&mut self, extra: &Extra, focal: f32) {
         let ss = self.supersample;
         let b = &mut self.buffers;
@@ -296,19 +272,14 @@ impl Renderer {
                 return ScreenVertex::default();
             }
             let near = -1.0 / p.z;
-            ScreenVertex {
-                x: (cx + p.x * near * focal) * k,
-                y: (cy - p.y * near * focal) * k,
-                near,
-            }
+            ScreenVertex { x: (cx + p.x * near * focal) * k, y: (cy - p.y * near * focal) * k, near }
         }));
         let mesh = &self.rig.mesh;
         let step = 1.0 / (ss * ss) as f32;
         for (i, t) in self.rig.triangles().iter().chain(&extra.triangles).enumerate() {
             let v = t.v.map(|v| b.screen[v as usize]);
             if !t.material.has_alpha() {
-                b.raster
-                    .triangle(i as u32, v, t.material.two_sided(), |_, _, _| true);
+                b.raster.triangle(i as u32, v, t.material.two_sided(), |_, _, _| true);
                 continue;
             }
             let alpha = t.v.map(|v| mesh.alpha[v as usize]);
@@ -328,6 +299,7 @@ impl Renderer {
     }
 
     /// Share of the landmarks that something is in front of.
+    #[inline(never)]
     fn hidden_share(&self, points: &[Point; 68], focal: f32) -> f32 {
         let raster = &self.buffers.raster;
         let k = self.supersample as f32;
@@ -352,12 +324,7 @@ impl Renderer {
 
     fn draw_shadow(&mut self, extra: &Extra, face_at: Vec3) {
         let rig = &self.rig;
-        let triangles = rig
-            .triangles()
-            .iter()
-            .filter(|t| casts(rig, t))
-            .chain(&extra.triangles)
-            .copied();
+        let triangles = rig.triangles().iter().filter(|t| casts(rig, t)).chain(&extra.triangles).copied();
         let center = face_at + v3(0.0, 0.5, -6.0);
         self.buffers.shadow.draw(
             &self.buffers.posed.view,
@@ -370,6 +337,7 @@ impl Renderer {
     }
 
     /// Shades every pixel into `buffers.picture`.
+    #[inline(never)]
     fn paint(&mut self, state: &FaceState, extra: &Extra, shot: &Shot, stance: &Stance) {
         let head = stance.pose.rotation();
         let (right, up) = (head.apply(v3(1.0, 0.0, 0.0)), head.apply(v3(0.0, 1.0, 0.0)));
@@ -396,8 +364,7 @@ impl Renderer {
         let margin = MARGIN * self.height as f32;
         let level = self.lights.level();
         if self.background.width > 2 {
-            picture.copy_window(&self.background, margin + shot.behind[0], margin + shot.behind[1]);
-            picture.rgb.iter_mut().for_each(|c| *c = c.map(|v| v * level));
+            picture.copy_window(&self.background, margin + shot.behind[0], margin + shot.behind[1], level);
         } else {
             picture.rgb.fill(self.background.rgb[0].map(|v| v * level));
         }
@@ -436,19 +403,8 @@ impl Renderer {
             }
             let at = mix(&posed.view);
             let normal = mix(&posed.normals).normalized();
-            let normal = if t.material.two_sided() && normal.dot(at) > 0.0 {
-                -normal
-            } else {
-                normal
-            };
-            Surface {
-                material: t.material,
-                at,
-                normal,
-                tangent: mix(&posed.tangents),
-                uv,
-                ambient,
-            }
+            let normal = if t.material.two_sided() && normal.dot(at) > 0.0 { -normal } else { normal };
+            Surface { material: t.material, at, normal, tangent: mix(&posed.tangents), uv, ambient }
         };
         let ss = self.supersample;
         let n = ss * ss;
@@ -521,7 +477,10 @@ fn coverage(material: Material, alpha: f32, a: f32, b: f32, seed: u32) -> f32 {
         return 1.0;
     }
     let strand = match material {
-        Material::Hair => 0.5 + 0.5 * crate::math::noise2(a * 9.0, b * 0.8, seed ^ 0xC4),
+        Material::Hair => {
+            let n = |k: f32, s: u32| crate::math::noise2(a * k, b * 0.8, seed ^ s);
+            0.5 + 0.3 * n(21.0, 0xC4) + 0.2 * n(8.0, 0xC7)
+        }
         Material::Beard => 0.5 + 0.5 * crate::math::noise2(a * 9.0, b * 3.0, seed ^ 0xC5),
         Material::Lash => 0.5 + 0.5 * crate::math::noise2(a, 3.0, seed ^ 0xC6),
         _ => return alpha,
@@ -544,19 +503,12 @@ fn check(state: &FaceState, placement: &Placement) -> Result<(), SynthError> {
         if !v.is_finite() {
             return Err(SynthError::State {
                 value: *v,
-                place: if i < 2 * action_units::N {
-                    "action units"
-                } else {
-                    "pose, gaze or placement"
-                },
+                place: if i < 2 * action_units::N { "action units" } else { "pose, gaze or placement" },
             });
         }
     }
     if placement.face_px < 4.0 || placement.face_px > 4.0 * Frame::MAX_SIDE as f32 {
-        return Err(SynthError::State {
-            value: placement.face_px,
-            place: "face_px",
-        });
+        return Err(SynthError::State { value: placement.face_px, place: "face_px" });
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use crate::action_units::{
     self, AU4, AU5, AU6, AU7, AU9, AU12, AU26, AU43, Intensities, JAW_DROP_DEG, Site, displacement,
     jaw_weight,
 };
-use crate::head::{EYE_INNER_U, EYE_OUTER_U, LOWER_FACE, MOUTH_CORNER_U, SEAM, Template, shape};
-use crate::identity::Identity;
+use crate::head::{EYE_INNER_U, EYE_OUTER_U, MOUTH_CORNER_U, SEAM, Template, lower_face, shape};
+use crate::identity::{Headwear, Identity};
 use crate::math::{Mat3, Vec3, bump, lerp, pow, smooth_max, smoothstep, v3};
 use crate::mesh::{Material, Mesh, Triangle, Vertex, accumulate_normals};
 use crate::parts::{self, Eye, Skull};
@@ -121,7 +121,7 @@ impl Opening {
 
 /// A person's head with everything on it.
 pub(crate) struct Rig {
-    pub(crate) template: Template,
+        pub(crate) template: &'static Template,
     pub(crate) mesh: Mesh,
     /// Vertices below this are skin of the template.
     skin_vertices: usize,
@@ -169,11 +169,10 @@ pub(crate) struct Stance {
 
 impl Rig {
     pub(crate) fn new(id: &Identity) -> Self {
-        let template = Template::new();
+        let template = Template::get();
         let n = template.base.len();
-        let rest: Vec<Vec3> = (0..n)
-            .map(|i| shape(template.base[i], template.uv[i][1], template.lip_side[i], id))
-            .collect();
+        let rest: Vec<Vec3> =
+            (0..n).map(|i| shape(template.base[i], template.uv[i][1], template.lip_side[i], id)).collect();
         let mut mesh = Mesh::default();
         for i in 0..n {
             let [u, t] = template.uv[i];
@@ -189,28 +188,26 @@ impl Rig {
         }
         let mut neutral_normals = vec![Vec3::ZERO; n];
         accumulate_normals(&rest, &mesh.triangles, &mut neutral_normals);
-        let skull = Skull {
-            template: &template,
-            positions: &rest,
-            normals: &neutral_normals,
-        };
+        let skull = Skull { template, positions: &rest, normals: &neutral_normals };
         let eyes = parts::eyes(&skull, id);
-        let (lids, sockets) = lid_vertices(&template, &rest);
-        let strips = add_strips(&mut mesh, &template, &rest, &eyes);
+        let (lids, sockets) = lid_vertices(template, &rest);
+        let strips = add_strips(&mut mesh, template, &rest, &eyes);
         let skin_triangles = mesh.triangles.len();
         let beard_first = mesh.rest.len() as u32;
-        let beard = (beard_first, parts::add_beard(&mut mesh, &template, id));
-        let lash_tips = add_lashes(&mut mesh, &template, &rest);
+        let beard = (beard_first, parts::add_beard(&mut mesh, template, id));
+        let lash_tips = add_lashes(&mut mesh, template, &rest);
         parts::add_eyeballs(&mut mesh, &eyes);
         let seam = template.sample(&rest, 0.0, SEAM);
         let corner = template.sample(&rest, MOUTH_CORNER_U, SEAM);
         parts::add_mouth(&mut mesh, seam, (corner.x.abs() / 2.45).clamp(0.8, 1.25));
-        parts::add_ears(&mut mesh, &skull, id);
+                if id.headwear != Headwear::Scarf {
+            parts::add_ears(&mut mesh, &skull, id);
+        }
         parts::add_trunk(&mut mesh, id);
         parts::add_hair(&mut mesh, &skull, id);
         parts::add_headwear(&mut mesh, &skull, id);
         parts::add_glasses(&mut mesh, &skull, &eyes, id);
-        let blends = blends(&template, id);
+        let blends = blends(template, id);
         let mut rig = Self {
             skin_vertices: n,
             skin_triangles,
@@ -244,19 +241,15 @@ impl Rig {
             let k = self.aperture;
             let look = (state.gaze.pitch_deg / 25.0).clamp(-1.0, 1.0);
             let upper =
-                0.47 * k + 0.26 * au[AU5] - 0.15 * au[AU7] - 0.05 * au[AU6] - 0.06 * au[AU4] - 0.10 * au[AU9]
+                0.43 * k + 0.26 * au[AU5] - 0.15 * au[AU7] - 0.05 * au[AU6] - 0.06 * au[AU4] - 0.10 * au[AU9]
                     + if look > 0.0 { 0.14 } else { 0.34 } * look;
-            let lower = 0.40 * k + 0.07 * au[AU5]
+            let lower = 0.37 * k + 0.07 * au[AU5]
                 - 0.20 * au[AU7]
                 - 0.16 * au[AU6]
                 - 0.05 * au[AU12]
                 - 0.10 * au[AU9]
                 - if look < 0.0 { 0.10 } else { 0.05 } * look;
-            Opening {
-                upper: upper.max(-0.08),
-                lower: lower.max(0.12),
-                closure: au[AU43],
-            }
+            Opening { upper: upper.max(-0.08), lower: lower.max(0.12), closure: au[AU43] }
         })
     }
 
@@ -273,11 +266,7 @@ impl Rig {
                 continue;
             }
             for (&v, &d) in blend.vertices.iter().zip(&blend.by) {
-                let k = lerp(
-                    left,
-                    right,
-                    smoothstep(-0.7, 0.7, self.template.base[v as usize].x),
-                );
+                let k = lerp(left, right, smoothstep(-0.7, 0.7, self.template.base[v as usize].x));
                 out.local[v as usize] += d * k;
             }
         }
@@ -306,11 +295,7 @@ impl Rig {
             let (upper, lower) = openings[l.eye as usize].edges(l.along);
             let rest = self.mesh.rest[l.vertex as usize];
             let below = l.t.is_sign_negative();
-            let (edge, reach) = if below {
-                (lower, LID_REACH.1)
-            } else {
-                (upper, LID_REACH.0)
-            };
+            let (edge, reach) = if below { (lower, LID_REACH.1) } else { (upper, LID_REACH.0) };
             let left = (1.0 - l.t.abs() / reach).max(0.0);
             let y = rest.y + edge * pow(left, 1.35);
             let socket = depth_at(&self.sockets[l.column as usize], y);
@@ -342,11 +327,7 @@ impl Rig {
         out.local_normals.extend_from_slice(&self.rest_normals);
         let end = self.beard.0 as usize;
         out.local_normals[..end].fill(Vec3::ZERO);
-        accumulate_normals(
-            &out.local,
-            &self.mesh.triangles[..self.skin_triangles],
-            &mut out.local_normals,
-        );
+        accumulate_normals(&out.local, &self.mesh.triangles[..self.skin_triangles], &mut out.local_normals);
         for n in &mut out.local_normals[..end] {
             *n = n.normalized();
         }
@@ -361,11 +342,7 @@ impl Rig {
         out.tangents.clear();
         for i in 0..out.local.len() {
             let (p, w) = (out.local[i] - NECK_JOINT, self.mesh.head[i]);
-            let placed = if w >= 1.0 {
-                head.apply(p)
-            } else {
-                trunk.apply(p).lerp(head.apply(p), w)
-            };
+            let placed = if w >= 1.0 { head.apply(p) } else { trunk.apply(p).lerp(head.apply(p), w) };
             out.view.push(placed + joint);
             let turn = if w > 0.5 { &head } else { &trunk };
             out.normals.push(turn.apply(out.local_normals[i]));
@@ -395,10 +372,7 @@ impl Rig {
     /// The inner and the outer corner of an eye at rest, in the head's frame.
     pub(crate) fn lid_corners_at_rest(&self, eye: usize) -> (Vec3, Vec3) {
         let line = &self.template.lids[eye][0];
-        (
-            self.mesh.rest[line[0] as usize],
-            self.mesh.rest[line[line.len() - 1] as usize],
-        )
+        (self.mesh.rest[line[0] as usize], self.mesh.rest[line[line.len() - 1] as usize])
     }
 
     /// The posed place on a lip's inner edge, `at` from 0 (the picture's left corner) to 1; `lip` 0 is the upper one.
@@ -450,25 +424,11 @@ fn lid_vertices(template: &Template, rest: &[Vec3]) -> (Vec<LidVertex>, Vec<Vec<
         if !near(t) {
             continue;
         }
-        let c = if v < grid {
-            v % nc
-        } else {
-            template.columns.partition_point(|&x| x < u - 1e-4)
-        };
+        let c = if v < grid { v % nc } else { template.columns.partition_point(|&x| x < u - 1e-4) };
         let Some(column) = column_of[c] else { continue };
         // The grid's own vertices along the cut are the upper lid's, the copies the lower lid's.
-        let t = if t.abs() < 1e-4 {
-            if v < grid { 0.0 } else { -0.0 }
-        } else {
-            t
-        };
-        lids.push(LidVertex {
-            vertex: v as u32,
-            eye: u8::from(u > 0.0),
-            along: along_eye(u),
-            t,
-            column,
-        });
+        let t = if t.abs() < 1e-4 { if v < grid { 0.0 } else { -0.0 } } else { t };
+        lids.push(LidVertex { vertex: v as u32, eye: u8::from(u > 0.0), along: along_eye(u), t, column });
     }
     (lids, sockets)
 }
@@ -478,39 +438,29 @@ fn add_strips(mesh: &mut Mesh, template: &Template, rest: &[Vec3], eyes: &[Eye; 
     let mut strips = Vec::new();
     let mut strip =
         |mesh: &mut Mesh, line: &[u32], flip: bool, material: Material, offset: &dyn Fn(Vec3) -> Vec3| {
-            let added: Vec<u32> = line
-                .iter()
-                .map(|&v| {
+            // `uv[1]` is 0 on the outer edge and 1 on the inner one.
+            let [outer, inner] = [0.0, 1.0].map(|depth| -> Vec<u32> {
+                let add = |&v: &u32| {
                     let i = v as usize;
-                    let by = offset(rest[i]);
+                    let by = offset(rest[i]) * depth;
                     let vertex = Vertex {
                         head: mesh.head[i],
                         jaw: mesh.jaw[i],
-                        ..Vertex::new(rest[i] + by, mesh.uv[i])
+                        ..Vertex::new(rest[i] + by, [0.0, depth])
                     };
                     let new = mesh.push(vertex);
                     strips.push((new, v, by));
                     new
-                })
-                .collect();
+                };
+                line.iter().map(add).collect()
+            });
             for i in 0..line.len() - 1 {
-                let quad = [line[i], added[i], added[i + 1], line[i + 1]];
-                mesh.quad(
-                    if flip {
-                        [quad[3], quad[2], quad[1], quad[0]]
-                    } else {
-                        quad
-                    },
-                    material,
-                );
+                let quad = [outer[i], inner[i], inner[i + 1], outer[i + 1]];
+                mesh.quad(if flip { [quad[3], quad[2], quad[1], quad[0]] } else { quad }, material);
             }
         };
-    strip(mesh, &template.lips[0], false, Material::InnerLip, &|_| {
-        v3(0.0, 0.10, -0.75)
-    });
-    strip(mesh, &template.lips[1], true, Material::InnerLip, &|_| {
-        v3(0.0, -0.06, -0.75)
-    });
+    strip(mesh, &template.lips[0], false, Material::InnerLip, &|_| v3(0.0, 0.12, -1.1));
+    strip(mesh, &template.lips[1], true, Material::InnerLip, &|_| v3(0.0, -0.06, -1.1));
     for (e, eye) in eyes.iter().enumerate() {
         for lid in 0..2 {
             let flip = (lid == 1) != (e == 0);
@@ -535,19 +485,13 @@ fn add_lashes(mesh: &mut Mesh, template: &Template, rest: &[Vec3]) -> Vec<(u32, 
             let p = rest[v as usize];
             for (k, row) in rows.iter_mut().enumerate() {
                 let uv = [s * 30.0, k as f32];
-                let new = mesh.push(Vertex {
-                    alpha: if k == 0 { 0.95 } else { 0.25 },
-                    ..Vertex::new(p, uv)
-                });
+                let new = mesh.push(Vertex { alpha: if k == 0 { 1.0 } else { 0.42 }, ..Vertex::new(p, uv) });
                 row.push(new);
                 tips.push((new, v, eye, if k == 0 { 0.02 } else { length }));
             }
         }
         for i in 0..n - 1 {
-            mesh.quad(
-                [rows[1][i], rows[0][i], rows[0][i + 1], rows[1][i + 1]],
-                Material::Lash,
-            );
+            mesh.quad([rows[1][i], rows[0][i], rows[0][i + 1], rows[1][i + 1]], Material::Lash);
         }
     }
     tips
@@ -557,28 +501,18 @@ fn blends(template: &Template, id: &Identity) -> Vec<Blend> {
     let old = id.ageing();
     (0..action_units::N)
         .map(|unit| {
-            let mut blend = Blend {
-                vertices: Vec::new(),
-                by: Vec::new(),
-            };
+            let mut blend = Blend { vertices: Vec::new(), by: Vec::new() };
             for (v, p) in template.base.iter().enumerate() {
                 let front = smoothstep(0.5, 4.0, p.z) * bump((template.uv[v][0].abs() - 3.6).max(0.0), 1.3);
                 if front < 1e-3 {
                     continue;
                 }
-                let site = Site {
-                    ax: p.x.abs(),
-                    y: p.y,
-                    side: template.lip_side[v],
-                    front,
-                };
+                let site = Site { ax: p.x.abs(), y: p.y, side: template.lip_side[v], front };
                 let mut d = displacement(unit, site);
                 // Loose skin moves a little further.
                 d = d * (1.0 + 0.08 * old);
                 d.x *= if p.x < 0.0 { -1.0 } else { 1.0 };
-                if p.y < 0.0 {
-                    d.y *= LOWER_FACE;
-                }
+                d.y = lower_face(p.y + d.y) - lower_face(p.y);
                 if d.length() > 0.004 {
                     blend.vertices.push(v as u32);
                     blend.by.push(d);

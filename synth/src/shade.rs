@@ -55,25 +55,23 @@ impl Shader<'_> {
         match s.material {
             Material::Skin => self.skin(s),
             Material::PlainSkin => self.plain_skin(s, 1.0),
-            Material::InnerLip => self.plain(s, self.lip(), 0.35, 0.75),
+            Material::InnerLip => {
+                self.plain(s, self.lip(), 0.3, lerp(0.72, 0.05, s.uv[1].clamp(0.0, 1.0).sqrt()))
+            }
             Material::LidEdge => self.plain(s, self.skin_albedo.times(v3(0.95, 0.62, 0.58)), 0.35, 0.8),
             Material::EyeLeft => self.eye(s, 0),
             Material::EyeRight => self.eye(s, 1),
             Material::Lash => self.hair_albedo.lerp(v3(0.008, 0.007, 0.007), 0.8) * (0.4 + 0.6 * s.ambient),
             Material::Teeth => self.teeth(s),
             Material::Tongue => self.plain(s, v3(0.42, 0.13, 0.12), 0.3, self.inside(0.65)),
-            Material::MouthCavity => self.plain(s, v3(0.12, 0.025, 0.022), 0.0, self.inside(0.28)),
+            Material::MouthCavity => self.plain(s, v3(0.17, 0.045, 0.04), 0.0, self.inside(0.35)),
             Material::Hair => self.hair(s, self.hair_albedo, 1.0),
             Material::Beard => self.hair(s, self.hair_albedo * 0.85, 0.55),
             Material::Cloth => self.cloth(s),
             Material::Headwear => self.headwear(s),
             Material::GlassesFrame => self.plain(
                 s,
-                v3(
-                    self.id.glasses_rgb[0],
-                    self.id.glasses_rgb[1],
-                    self.id.glasses_rgb[2],
-                ),
+                v3(self.id.glasses_rgb[0], self.id.glasses_rgb[1], self.id.glasses_rgb[2]),
                 0.9,
                 1.0,
             ),
@@ -87,8 +85,12 @@ impl Shader<'_> {
         if s.normal.dot(self.lights.key_from) < -0.35 {
             return 0.0;
         }
-        self.shadow
-            .lit(s.at + s.normal * 0.15, self.lights.softness, bias)
+        // The head's shadow does not reach further down.
+        if s.material == Material::Cloth && s.uv[1] < -21.0 {
+            return 1.0;
+        }
+        let slope = 1.0 - s.normal.dot(self.lights.key_from).clamp(0.0, 1.0);
+        self.shadow.lit(s.at + s.normal * 0.30, self.lights.softness, bias * (1.0 + 1.6 * slope))
     }
 
     /// A surface without a texture.
@@ -136,19 +138,21 @@ impl Shader<'_> {
 
     fn plain_skin(&self, s: &Surface, tone: f32) -> Vec3 {
         let red = v3(1.0, 0.90, 0.88);
-        self.skin_light(s, s.normal, self.skin_albedo.times(red) * tone, 0.3, 1.0)
+        // On ears `uv[1]` is the relief: hollows are dark, rims thin and red.
+        let hollow = (1.0 + 0.9 * s.uv[1].min(0.12)).clamp(0.45, 1.08);
+        self.skin_light(s, s.normal, self.skin_albedo.times(red) * (tone * hollow), 0.3, hollow.min(1.0))
     }
 
     /// Skin lets light through: it wraps around the terminator, red furthest.
     fn skin_light(&self, s: &Surface, n: Vec3, albedo: Vec3, gloss: f32, open: f32) -> Vec3 {
         let l = self.lights;
-        let lit = self.lit(s, 0.30);
+        let lit = self.lit(s, 0.45);
         let wrap = |cos: f32, w: f32| ((cos + w) / (1.0 + w)).max(0.0);
         // Red light has come a longer way through the skin and shows less of its relief.
         let cos_red = 0.6 * s.normal.dot(l.key_from) + 0.4 * n.dot(l.key_from);
         let cos_other = 0.15 * s.normal.dot(l.key_from) + 0.85 * n.dot(l.key_from);
         let key = v3(
-            wrap(cos_red, 0.34) * (lit + 0.10 * lit * (1.0 - lit)),
+            wrap(cos_red, 0.24) * (lit + 0.10 * lit * (1.0 - lit)),
             wrap(cos_other, 0.16) * lit,
             wrap(cos_other, 0.12) * lit,
         );
@@ -156,7 +160,7 @@ impl Shader<'_> {
         let rim = wrap(n.dot(l.rim_from), 0.10);
         let ambient = s.ambient * open;
         // Light between folds is coloured by what it bounces off.
-        let bounced = v3(lerp(ambient, 1.0, 0.16), lerp(ambient, 1.0, 0.04), ambient);
+        let bounced = v3(lerp(ambient, 1.0, 0.08), lerp(ambient, 1.0, 0.02), ambient);
         let diffuse = l.key.times(key)
             + l.fill * (fill * (0.4 + 0.6 * ambient))
             + l.rim * (0.7 * rim)
@@ -179,27 +183,15 @@ impl Shader<'_> {
     fn teeth(&self, s: &Surface) -> Vec3 {
         let [x, h] = s.uv;
         // Widths from the middle out, about those of incisors, canines and premolars.
-        let gap = [0.0f32, 0.86, 1.50, 2.22, 2.9]
-            .iter()
-            .map(|g| bump(x.abs() - g, 0.05))
-            .fold(0.0, f32::max);
+        let gap = [0.0f32, 0.86, 1.50, 2.22, 2.9].iter().map(|g| bump(x.abs() - g, 0.05)).fold(0.0, f32::max);
         let (upper, f) = if h >= 0.0 { (true, h) } else { (false, h + 2.0) };
         let gum = smoothstep(if upper { 0.80 } else { 0.72 }, 0.92, f);
         let age = self.id.ageing();
-        let ivory = v3(0.74, 0.69, 0.58).lerp(v3(0.60, 0.50, 0.34), 0.6 * age);
+        let ivory = v3(0.76, 0.72, 0.62).lerp(v3(0.60, 0.50, 0.34), 0.6 * age);
         let albedo = (ivory * (1.0 - 0.55 * gap)).lerp(v3(0.45, 0.16, 0.15), gum);
         let deep = lerp(1.0, 0.35, smoothstep(1.0, 2.6, x.abs()));
-        let flat = Surface {
-            ambient: 0.65,
-            normal: (s.normal + self.head_forward * 1.2).normalized(),
-            ..*s
-        };
-        self.plain(
-            &flat,
-            albedo,
-            0.5,
-            deep * self.inside(if upper { 0.92 } else { 0.75 }),
-        )
+        let flat = Surface { ambient: 0.65, normal: (s.normal + self.head_forward * 1.2).normalized(), ..*s };
+        self.plain(&flat, albedo, 0.5, deep * (0.25 + 0.75 * self.inside(if upper { 1.0 } else { 0.8 })))
     }
 
     fn eye(&self, s: &Surface, which: usize) -> Vec3 {
@@ -224,9 +216,9 @@ impl Shader<'_> {
             )
         };
         let vessels = id.blotches * 0.25 * bump(noise2(lx * 4.0, ly * 7.0, id.detail_seed ^ 0xE1), 0.12);
-        let corner = smoothstep(0.75, 1.45, lx.abs());
-        let mut white = v3(0.66, 0.62, 0.58).lerp(v3(0.55, 0.33, 0.28), 0.55 * corner + vessels * corner);
-        white = white.lerp(v3(0.50, 0.20, 0.17), smoothstep(-1.12, -1.38, outward));
+        let corner = smoothstep(0.65, 1.35, lx.abs());
+        let mut white = v3(0.47, 0.44, 0.415).lerp(v3(0.45, 0.27, 0.23), 0.55 * corner + vessels * corner);
+        white = white.lerp(v3(0.50, 0.20, 0.17), smoothstep(-1.02, -1.28, outward));
         let fibres = 0.82 + 0.30 * wave(7.0, 0xE2) + 0.18 * wave(15.0, 0xE3);
         let (light, dark) = iris_colors(id.iris_pigment);
         let inner = smoothstep(0.95, 0.40, r);
@@ -252,10 +244,10 @@ impl Shader<'_> {
         let glint = |from: Vec3, rgb: Vec3, size: f32| {
             rgb * smoothstep(1.0 - size, 1.0 - 0.45 * size, mirror.dot(from))
         };
-        let shine = glint(l.key_from, l.key * (1.5 * lit.max(0.35)), 0.030)
+        let shine = glint(l.key_from, l.key * (1.15 * lit.max(0.3)), 0.030)
             + glint(l.fill_from, l.fill * 0.7, 0.05)
             + l.sky * (0.045 * smoothstep(0.0, 0.8, mirror.y));
-        (albedo.times(diffuse) * (1.0 - 0.22 * corner) + shine * (0.45 + 0.55 * edge)) * lid
+        (albedo.times(diffuse) * (1.0 - 0.30 * corner) + shine * (0.45 + 0.55 * edge)) * lid
     }
 
     /// The shadow that lid and lashes throw on the eyeball.
@@ -320,22 +312,15 @@ impl Shader<'_> {
             2 => 0.85 + 0.3 * fractal2(a * 0.5, y * 0.5, 3, seed),
             _ => 1.0,
         };
-        let folds = fractal2(a * 0.35, y * 0.16, 3, seed ^ 0xD1);
-        let bent = Surface {
-            normal: (s.normal + v3(0.35 * folds, 0.1 * folds, 0.0)).normalized(),
-            ..*s
-        };
+        let folds = fractal2(a * 0.35, y * 0.16, 2, seed ^ 0xD1);
+        let bent = Surface { normal: (s.normal + v3(0.35 * folds, 0.1 * folds, 0.0)).normalized(), ..*s };
         self.plain(&bent, c * pattern * (1.0 + 0.15 * folds), 0.05, 1.0)
     }
 
     fn headwear(&self, s: &Surface) -> Vec3 {
         let [a, b] = s.uv;
         let seed = self.id.detail_seed;
-        let c = v3(
-            self.id.headwear_rgb[0],
-            self.id.headwear_rgb[1],
-            self.id.headwear_rgb[2],
-        );
+        let c = v3(self.id.headwear_rgb[0], self.id.headwear_rgb[1], self.id.headwear_rgb[2]);
         let tone = match self.id.headwear {
             Headwear::Beanie => 0.8 + 0.25 * cos(a * 9.0) * (0.6 + 0.4 * cos(b * 14.0)),
             _ => 1.0 + 0.16 * fractal2(a * 0.7, b * 0.5, 2, seed ^ 0xD7),
@@ -349,11 +334,7 @@ impl Shader<'_> {
         let mirror = n * (2.0 * n.dot(view)) - view;
         let window = exp(-((1.0 - mirror.dot(self.lights.key_from)) * 9.0));
         let reflection = self.lights.sky * (0.4 + 0.4 * mirror.y) + self.lights.key * (1.2 * window);
-        if self.id.glasses == Glasses::Sun {
-            v3(0.012, 0.012, 0.014) + reflection * 0.10
-        } else {
-            reflection
-        }
+        if self.id.glasses == Glasses::Sun { v3(0.012, 0.012, 0.014) + reflection * 0.10 } else { reflection }
     }
 }
 
@@ -368,8 +349,5 @@ fn iris_colors(pigment: f32) -> (Vec3, Vec3) {
     let x = pigment.clamp(0.0, 1.0) * 3.0;
     let i = (x as usize).min(2);
     let f = x - i as f32;
-    (
-        stops[i].0.lerp(stops[i + 1].0, f),
-        stops[i].1.lerp(stops[i + 1].1, f),
-    )
+    (stops[i].0.lerp(stops[i + 1].0, f), stops[i].1.lerp(stops[i + 1].1, f))
 }

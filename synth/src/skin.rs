@@ -69,13 +69,7 @@ impl Skin {
             for c in 0..side {
                 let (u, t) = coordinates(c as f32 + 0.5, r as f32 + 0.5, side);
                 let p = template.sample(&template.base, u, t);
-                let spot = Spot {
-                    u,
-                    t,
-                    x: p.x,
-                    y: p.y,
-                    ax: p.x.abs(),
-                };
+                let spot = Spot { u, t, x: 1.55 * u, y: p.y, ax: p.x.abs() };
                 let (albedo, gloss) = painter.paint(&spot);
                 color.push([albedo.x, albedo.y, albedo.z, gloss]);
                 still.push(painter.relief(&spot));
@@ -101,11 +95,8 @@ impl Skin {
             let pressed: f32 = f.units.iter().map(|&(i, k)| k * au[i]).sum();
             f.rest + (1.0 - 0.5 * f.rest) * pressed.clamp(0.0, 1.3)
         };
-        let wanted: Vec<[f32; 2]> = self
-            .folds
-            .iter()
-            .map(|f| [strength(f, left), strength(f, right)])
-            .collect();
+        let wanted: Vec<[f32; 2]> =
+            self.folds.iter().map(|f| [strength(f, left), strength(f, right)]).collect();
         let same = |a: &[f32; 2], b: &[f32; 2]| (a[0] - b[0]).abs() < 1e-3 && (a[1] - b[1]).abs() < 1e-3;
         if wanted.iter().zip(&self.shown).all(|(a, b)| same(a, b)) {
             return;
@@ -118,11 +109,8 @@ impl Skin {
                 let to = &mut self.height[r * self.side + f.columns.0..][..width];
                 let from = &f.depth[i * width..][..width];
                 for (j, (h, d)) in to.iter_mut().zip(from).enumerate() {
-                    let side = smoothstep(
-                        -0.03,
-                        0.03,
-                        ((f.columns.0 + j) as f32 - middle) / self.side as f32,
-                    );
+                    let side =
+                        smoothstep(-0.03, 0.03, ((f.columns.0 + j) as f32 - middle) / self.side as f32);
                     *h += d * lerp(k[0], k[1], side);
                 }
             }
@@ -182,18 +170,17 @@ impl Skin {
 }
 
 fn coordinates(x: f32, y: f32, side: usize) -> (f32, f32) {
-    (
-        lerp(-U_MAX, U_MAX, x / side as f32),
-        lerp(T_TOP, T_BOTTOM, y / side as f32),
-    )
+    (lerp(-U_MAX, U_MAX, x / side as f32), lerp(T_TOP, T_BOTTOM, y / side as f32))
 }
 
 /// A place on the skin, in the template.
 struct Spot {
     u: f32,
     t: f32,
+    /// Distance from the median line along the skin, about.
     x: f32,
     y: f32,
+    /// Distance from the median plane.
     ax: f32,
 }
 
@@ -203,43 +190,27 @@ pub(crate) fn facial_hair_mask(kind: FacialHair, ax: f32, y: f32, u: f32, t: f32
     let q = (ax / MOUTH_CORNER_X).min(1.0);
     // The lips stay free, with a margin that closes at the corners.
     let off_lips = if y > SEAM {
-        smoothstep(
-            0.04,
-            0.22,
-            y - SEAM - upper_lip_border(ax) + if q >= 1.0 { -0.1 } else { 0.0 },
-        )
+        smoothstep(0.04, 0.22, y - SEAM - upper_lip_border(ax) + if q >= 1.0 { -0.1 } else { 0.0 })
     } else {
-        smoothstep(
-            0.10,
-            0.40,
-            SEAM - y - lower_lip_border(ax) + if q >= 1.0 { -0.1 } else { 0.0 },
-        )
+        smoothstep(0.10, 0.40, SEAM - y - lower_lip_border(ax) + if q >= 1.0 { -0.1 } else { 0.0 })
     };
     let lips = if ax > MOUTH_CORNER_X + 0.25 { 1.0 } else { off_lips };
-    let moustache = smoothstep(-5.15, -5.5, y) * smoothstep(3.0, 2.5, ax) * smoothstep(-7.3, -6.7, y);
-    let beside = bump(ax - 2.95, 0.45) * smoothstep(-6.2, -7.0, y);
-    let chin = smoothstep(2.7, 2.1, ax) * smoothstep(-8.0, -8.6, y) * smoothstep(-12.9, -12.0, t);
-    let soul = bump(ax, 0.5) * smoothstep(-8.0, -8.4, y) * 0.9;
+    let moustache = smoothstep(-5.1, -5.8, y) * smoothstep(3.1, 2.2, ax) * smoothstep(-7.3, -6.7, y);
+    let beside = bump(ax - 2.95, 0.45) * smoothstep(-6.2, -7.0, y) * smoothstep(-11.0, -9.5, t);
+    let chin = smoothstep(2.7, 2.1, ax) * smoothstep(-8.0, -8.6, y) * smoothstep(-11.9, -11.4, t);
+    let soul = bump(ax, 0.5) * smoothstep(-8.0, -8.4, y) * smoothstep(-10.5, -9.5, t) * 0.9;
     // The upper limit on the cheek falls from the sideburn to the mouth corner.
     let limit = lerp(-6.9, -1.2, smoothstep(2.4, 4.7, a)) - 0.9 * bump(a - 3.4, 0.9);
     let cheek =
-        smoothstep(limit + 0.35, limit - 0.75, y) * smoothstep(2.2, 2.9, ax) * smoothstep(5.3, 4.9, a);
-    let under = smoothstep(-12.9, -12.0, t) * smoothstep(5.2, 4.7, a);
+        smoothstep(limit + 0.35, limit - 0.75, y) * smoothstep(1.7, 2.6, ax) * smoothstep(5.3, 4.9, a);
+    let under = smoothstep(-11.9, -11.3, t) * smoothstep(5.2, 4.7, a);
     lips * match kind {
         FacialHair::None => 0.0,
         FacialHair::Moustache => moustache,
         FacialHair::Goatee => moustache.max(beside).max(chin).max(soul),
         FacialHair::Stubble | FacialHair::Full => {
-            moustache
-                .max(beside)
-                .max((chin + soul).min(1.0))
-                .max(cheek * under)
-                .min(1.0)
-                * if y < -8.0 || ax > 2.0 || y > SEAM {
-                    1.0
-                } else {
-                    0.8
-                }
+            (moustache.max(beside) + (chin + soul).min(1.0) + cheek * under).min(1.0)
+                * if y < -8.0 || ax > 2.0 || y > SEAM { 1.0 } else { 0.8 }
         }
     }
 }
@@ -259,21 +230,13 @@ impl<'a> Painter<'a> {
         let base = id.skin_albedo();
         // Lips: thinner skin over more blood.
         let natural = absorb(v3(0.70, 0.40, 0.34), 0.78 * id.melanin, 0.30 + 0.75 * id.lip_red);
-        let stick = [
-            v3(0.42, 0.035, 0.05),
-            v3(0.50, 0.12, 0.14),
-            v3(0.30, 0.03, 0.08),
-            v3(0.52, 0.18, 0.15),
-        ][(id.detail_seed >> 8) as usize & 3];
+        let stick = [v3(0.42, 0.035, 0.05), v3(0.50, 0.12, 0.14), v3(0.30, 0.03, 0.08), v3(0.52, 0.18, 0.15)]
+            [(id.detail_seed >> 8) as usize & 3];
         let stick = stick * lerp(1.0, 0.55, id.melanin);
         let moles = (0..i32::from(id.moles))
             .map(|i| {
                 let h = |k: i32| unit(hash2(i, k, id.detail_seed ^ 0x6D01));
-                (
-                    lerp(-4.5, 4.5, h(1)),
-                    lerp(-10.0, 4.0, h(2)),
-                    lerp(0.08, 0.17, h(3)),
-                )
+                (lerp(-4.5, 4.5, h(1)), lerp(-10.0, 4.0, h(2)), lerp(0.08, 0.17, h(3)))
             })
             .collect();
         Self {
@@ -315,21 +278,10 @@ impl<'a> Painter<'a> {
             HairStyle::Bald => 0.16,
             HairStyle::Buzz => 0.75,
             _ => 0.9,
-        } * if id.hair_style == HairStyle::Bald {
-            1.0 - id.hair_grey
-        } else {
-            1.0
-        };
+        } * if id.hair_style == HairStyle::Bald { 1.0 - id.hair_grey } else { 1.0 };
         let speckle = 0.85 + 0.15 * noise2(s.x * 9.0, s.y * 9.0, self.seed ^ 0x42);
         c = c.lerp(self.hair * 0.8, scalp * cover * speckle);
-        (
-            v3(
-                c.x.clamp(0.004, 0.95),
-                c.y.clamp(0.003, 0.95),
-                c.z.clamp(0.003, 0.95),
-            ),
-            gloss,
-        )
+        (v3(c.x.clamp(0.004, 0.95), c.y.clamp(0.003, 0.95), c.z.clamp(0.003, 0.95)), gloss)
     }
 
     /// Multiplier for blood near the surface and for uneven colour.
@@ -363,17 +315,7 @@ impl<'a> Painter<'a> {
         let mut cells = |scale: f32, density: f32, radius: f32, seed: u32| {
             let (x, y) = (s.x * scale, s.y * scale);
             let (xi, yi) = (x.floor() as i32, y.floor() as i32);
-            for (dx, dy) in [
-                (0, 0),
-                (1, 0),
-                (-1, 0),
-                (0, 1),
-                (0, -1),
-                (1, 1),
-                (-1, -1),
-                (1, -1),
-                (-1, 1),
-            ] {
+            for (dx, dy) in [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)] {
                 let h = |k: u32| unit(hash2(xi + dx, yi + dy, seed ^ (k << 20)));
                 if h(1) < density {
                     let (cx, cy) = ((xi + dx) as f32 + h(2), (yi + dy) as f32 + h(3));
@@ -408,10 +350,7 @@ impl<'a> Painter<'a> {
         // Nostrils and the groove around the wings of the nose.
         let slant = (s.ax - 0.66) * 0.3;
         let nostril = bump2(s.ax - 0.68, 0.36, s.y + 4.93 + slant, 0.155);
-        c = c.lerp(
-            self.base.times(v3(0.10, 0.05, 0.045)),
-            0.95 * smoothstep(0.25, 0.8, nostril),
-        );
+        c = c.lerp(self.base.times(v3(0.10, 0.05, 0.045)), 0.95 * smoothstep(0.25, 0.8, nostril));
         let groove = bump2(s.ax - 1.86, 0.13, s.y + 4.4, 0.62);
         c * (1.0 - 0.26 * groove)
     }
@@ -423,11 +362,7 @@ impl<'a> Painter<'a> {
             return (0.0, 0.0);
         }
         let over = s.y - SEAM;
-        let inside = if over >= 0.0 {
-            upper_lip_border(s.ax) - over
-        } else {
-            lower_lip_border(s.ax) + over
-        };
+        let inside = if over >= 0.0 { upper_lip_border(s.ax) - over } else { lower_lip_border(s.ax) + over };
         let red =
             smoothstep(-soft, soft, inside) * smoothstep(MOUTH_CORNER_X + 0.1, MOUTH_CORNER_X - 0.15, s.ax);
         let line = bump(over, 0.085) * smoothstep(MOUTH_CORNER_X + 0.12, MOUTH_CORNER_X - 0.1, s.ax);
@@ -445,10 +380,7 @@ impl<'a> Painter<'a> {
         let mask = facial_hair_mask(kind, s.ax, s.y, s.u, s.t);
         let dots = 0.75 + 0.5 * noise2(s.x * 8.0, s.y * 8.0, self.seed ^ 0x57);
         let patch = 0.9 + 0.2 * fractal2(s.x * 0.9, s.y * 0.9, 2, self.seed ^ 0x58);
-        c.lerp(
-            self.hair.lerp(self.base * 0.35, 0.25),
-            (mask * strength * dots * patch).clamp(0.0, 0.92),
-        )
+        c.lerp(self.hair.lerp(self.base * 0.35, 0.25), (mask * strength * dots * patch).clamp(0.0, 0.92))
     }
 
     /// Lashes' roots, the fold of the upper lid, make-up.
@@ -465,12 +397,8 @@ impl<'a> Painter<'a> {
         let dark = self.hair.lerp(v3(0.01, 0.008, 0.008), 0.75);
         c = c.lerp(dark, (0.72 + 0.2 * liner) * lash);
         let shade = liner * bump2(along, 1.0, s.t - 0.5, 0.55) * if s.t > 0.0 { 0.5 } else { 0.0 };
-        let tint = [
-            v3(0.16, 0.08, 0.07),
-            v3(0.07, 0.08, 0.13),
-            v3(0.20, 0.10, 0.11),
-            v3(0.05, 0.04, 0.04),
-        ][(self.seed >> 12) as usize & 3];
+        let tint = [v3(0.16, 0.08, 0.07), v3(0.07, 0.08, 0.13), v3(0.20, 0.10, 0.11), v3(0.05, 0.04, 0.04)]
+            [(self.seed >> 12) as usize & 3];
         c.lerp(tint.lerp(self.base, 0.3), shade)
     }
 
@@ -510,11 +438,7 @@ impl<'a> Painter<'a> {
 fn crease(distance: f32, width: f32) -> f32 {
     let q = distance / width;
     let q = q * q;
-    if q > 12.0 {
-        0.0
-    } else {
-        -exp(-q) + 0.38 * exp(-0.28 * q)
-    }
+    if q > 12.0 { 0.0 } else { -exp(-q) + 0.38 * exp(-0.28 * q) }
 }
 
 /// Distance to the polyline through `points`, and how far along it (0 to 1) the nearest place lies.
@@ -557,11 +481,7 @@ fn folds(id: &Identity, template: &Template, side: usize) -> Vec<Fold> {
         let column = |u: f32| ((u + U_MAX) / (2.0 * U_MAX) * side as f32).clamp(0.0, side as f32) as usize;
         let row = |t: f32| ((T_TOP - t) / (T_TOP - T_BOTTOM) * side as f32).clamp(0.0, side as f32) as usize;
         for mirrored in [false, true] {
-            let columns = if mirrored {
-                (column(-u.1), column(-u.0))
-            } else {
-                (column(u.0), column(u.1))
-            };
+            let columns = if mirrored { (column(-u.1), column(-u.0)) } else { (column(u.0), column(u.1)) };
             let rows = (row(t.1), row(t.0));
             let mut depth = Vec::with_capacity((columns.1 - columns.0) * (rows.1 - rows.0));
             for r in rows.0..rows.1 {
@@ -571,80 +491,42 @@ fn folds(id: &Identity, template: &Template, side: usize) -> Vec<Fold> {
                     depth.push(k * f(p.x.abs(), p.y, p.x));
                 }
             }
-            list.push(Fold {
-                columns,
-                rows,
-                depth,
-                rest,
-                units,
-            });
+            list.push(Fold { columns, rows, depth, rest, units });
         }
     };
     // Horizontal lines of the forehead.
-    add(
-        (0.0, 3.6),
-        (2.8, 6.4),
-        0.35 * old,
-        &[(AU1, 0.55), (AU2, 0.6)],
-        &|ax, y, x| {
-            let wave = 0.16 * noise2(x * 0.7, 2.0, seed ^ 0xB1) + 0.12 * bump(ax - 3.0, 1.5);
-            let fade = smoothstep(5.2, 3.2, ax) * (0.75 + 0.25 * noise2(x * 0.9, y, seed ^ 0xB2));
-            [3.35, 4.1, 4.95, 5.75]
-                .iter()
-                .map(|t| 0.075 * crease(y - t - wave, 0.13))
-                .sum::<f32>()
-                * fade
-        },
-    );
+    add((0.0, 3.6), (2.8, 6.4), 0.35 * old, &[(AU1, 0.55), (AU2, 0.6)], &|ax, y, x| {
+        let wave = 0.16 * noise2(x * 0.7, 2.0, seed ^ 0xB1) + 0.12 * bump(ax - 3.0, 1.5);
+        let fade = smoothstep(5.2, 3.2, ax) * (0.75 + 0.25 * noise2(x * 0.9, y, seed ^ 0xB2));
+        [3.35, 4.1, 4.95, 5.75].iter().map(|t| 0.075 * crease(y - t - wave, 0.13)).sum::<f32>() * fade
+    });
     // Upright lines between the brows.
     add((0.0, 1.2), (0.8, 3.6), 0.40 * old, &[(AU4, 1.0)], &|ax, y, x| {
         let lean = 0.12 * (y - 2.0) + 0.05 * noise2(x, y, seed ^ 0xB3);
-        0.13 * line(ax + lean, y, &[(0.62, 1.1), (0.58, 1.9), (0.70, 3.2)], 0.12)
+        0.13 * line(ax + lean, y, &[(0.62, 1.0), (0.58, 1.8), (0.70, 2.8)], 0.15)
             + 0.04 * bump2(ax, 0.35, y - 1.9, 0.6)
     });
     // Across the root and along the sides of the nose.
-    add(
-        (0.0, 1.3),
-        (-3.2, 1.6),
-        0.10 * old,
-        &[(AU9, 1.0), (AU4, 0.12)],
-        &|ax, y, _| {
-            0.075
-                * (line(ax, y, &[(0.0, 0.85), (0.6, 0.75), (1.0, 0.35)], 0.11)
-                    + line(ax, y, &[(0.0, 0.35), (0.5, 0.2), (1.0, -0.3)], 0.11)
-                    + line(ax, y, &[(0.35, -0.2), (0.8, -0.6), (1.3, -1.4)], 0.10)
-                    + 0.8 * line(ax, y, &[(0.45, -0.9), (0.9, -1.3), (1.4, -2.1)], 0.10))
-        },
-    );
+    add((0.0, 1.3), (-3.2, 1.6), 0.10 * old, &[(AU9, 1.0), (AU4, 0.12)], &|ax, y, _| {
+        0.075
+            * (line(ax, y, &[(0.0, 0.85), (0.6, 0.75), (1.0, 0.35)], 0.11)
+                + line(ax, y, &[(0.0, 0.35), (0.5, 0.2), (1.0, -0.3)], 0.11)
+                + line(ax, y, &[(0.35, -0.2), (0.8, -0.6), (1.3, -1.4)], 0.10)
+                + 0.8 * line(ax, y, &[(0.45, -0.9), (0.9, -1.3), (1.4, -2.1)], 0.10))
+    });
     // Crow's feet.
-    add(
-        (2.8, 4.4),
-        (-1.9, 1.8),
-        0.45 * old,
-        &[(AU6, 0.9), (AU12, 0.25)],
-        &|ax, y, _| {
-            0.065
-                * (line(ax, y, &[(4.75, 0.35), (5.3, 0.75), (5.75, 1.2)], 0.10)
-                    + line(ax, y, &[(4.8, 0.0), (5.4, 0.05), (5.9, 0.2)], 0.10)
-                    + line(ax, y, &[(4.75, -0.3), (5.3, -0.6), (5.8, -1.0)], 0.10)
-                    + line(ax, y, &[(4.5, -0.6), (5.0, -1.1), (5.4, -1.6)], 0.10))
-        },
-    );
+    add((2.8, 4.4), (-1.9, 1.8), 0.45 * old, &[(AU6, 0.9), (AU12, 0.25)], &|ax, y, _| {
+        0.065
+            * (line(ax, y, &[(4.75, 0.35), (5.3, 0.75), (5.75, 1.2)], 0.10)
+                + line(ax, y, &[(4.8, 0.0), (5.4, 0.05), (5.9, 0.2)], 0.10)
+                + line(ax, y, &[(4.75, -0.3), (5.3, -0.6), (5.8, -1.0)], 0.10)
+                + line(ax, y, &[(4.5, -0.6), (5.0, -1.1), (5.4, -1.6)], 0.10))
+    });
     // Under the eye.
-    add(
-        (0.9, 3.2),
-        (-2.0, -0.3),
-        0.20 + 0.35 * old,
-        &[(AU6, 0.7), (AU7, 0.5), (AU9, 0.3)],
-        &|ax, y, _| {
-            0.06 * line(
-                ax,
-                y,
-                &[(1.7, -0.45), (2.5, -0.85), (3.5, -0.9), (4.5, -0.45)],
-                0.12,
-            ) + 0.05 * line(ax, y, &[(1.7, -0.9), (2.5, -1.4), (3.5, -1.6)], 0.16)
-        },
-    );
+    add((0.9, 3.2), (-2.0, -0.3), 0.20 + 0.35 * old, &[(AU6, 0.7), (AU7, 0.5), (AU9, 0.3)], &|ax, y, _| {
+        0.06 * line(ax, y, &[(1.7, -0.45), (2.5, -0.85), (3.5, -0.9), (4.5, -0.45)], 0.12)
+            + 0.05 * line(ax, y, &[(1.7, -0.9), (2.5, -1.4), (3.5, -1.6)], 0.16)
+    });
     // From the wing of the nose to the mouth corner.
     add(
         (0.8, 2.9),
@@ -652,58 +534,24 @@ fn folds(id: &Identity, template: &Template, side: usize) -> Vec<Fold> {
         0.16 + 0.45 * old,
         &[(AU12, 0.8), (AU10, 0.75), (AU9, 0.6), (AU6, 0.25), (AU20, 0.3)],
         &|ax, y, _| {
-            0.20 * line(
-                ax,
-                y,
-                &[
-                    (1.75, -3.8),
-                    (2.15, -4.6),
-                    (2.75, -5.7),
-                    (3.15, -6.8),
-                    (3.25, -7.6),
-                ],
-                0.20,
-            )
+            0.25 * line(ax, y, &[(1.75, -3.8), (2.15, -4.6), (2.75, -5.7), (3.15, -6.8), (3.25, -7.6)], 0.20)
         },
     );
     // Beside the mouth.
-    add(
-        (1.5, 2.9),
-        (-8.6, -5.6),
-        0.05,
-        &[(AU14, 1.0), (AU12, 0.35), (AU20, 0.5)],
-        &|ax, y, _| {
-            0.14 * line(ax, y, &[(2.95, -6.3), (3.15, -7.1), (3.0, -8.0)], 0.17)
-                + 0.05 * line(ax, y, &[(3.6, -5.9), (3.85, -7.0), (3.6, -8.2)], 0.16)
-        },
-    );
+    add((1.5, 2.9), (-8.6, -5.6), 0.05, &[(AU14, 1.0), (AU12, 0.35), (AU20, 0.5)], &|ax, y, _| {
+        0.14 * line(ax, y, &[(2.95, -6.3), (3.15, -7.1), (3.0, -8.0)], 0.17)
+            + 0.05 * line(ax, y, &[(3.6, -5.9), (3.85, -7.0), (3.6, -8.2)], 0.16)
+    });
     // Down from the mouth corner.
-    add(
-        (1.3, 2.6),
-        (-10.2, -6.9),
-        0.35 * old,
-        &[(AU15, 0.9), (AU17, 0.3)],
-        &|ax, y, _| {
-            0.14 * line(
-                ax,
-                y,
-                &[(2.55, -7.1), (2.85, -7.9), (2.75, -9.0), (2.5, -9.6)],
-                0.17,
-            )
-        },
-    );
+    add((1.3, 2.6), (-10.2, -6.9), 0.35 * old, &[(AU15, 0.9), (AU17, 0.3)], &|ax, y, _| {
+        0.14 * line(ax, y, &[(2.55, -7.1), (2.85, -7.9), (2.75, -9.0), (2.5, -9.6)], 0.17)
+    });
     // Pebbled chin, and the groove above it.
-    add(
-        (0.0, 1.8),
-        (-11.2, -8.0),
-        0.05 * old,
-        &[(AU17, 1.0)],
-        &|ax, y, x| {
-            let pebbles = noise2(x * 3.4, y * 3.4, seed ^ 0xB9) + 0.5 * noise2(x * 6.0, y * 6.0, seed ^ 0xBA);
-            0.055 * pebbles * bump2(ax, 1.35, y + 10.0, 0.95)
-                + 0.10 * line(ax, y, &[(0.0, -8.6), (0.8, -8.7), (1.7, -9.2)], 0.2)
-        },
-    );
+    add((0.0, 1.8), (-11.2, -8.0), 0.05 * old, &[(AU17, 1.0)], &|ax, y, x| {
+        let pebbles = noise2(x * 3.4, y * 3.4, seed ^ 0xB9) + 0.5 * noise2(x * 6.0, y * 6.0, seed ^ 0xBA);
+        0.055 * pebbles * bump2(ax, 1.35, y + 10.0, 0.95)
+            + 0.10 * line(ax, y, &[(0.0, -8.6), (0.8, -8.7), (1.7, -9.2)], 0.2)
+    });
     list
 }
 
@@ -714,7 +562,7 @@ mod tests {
     #[test]
     fn lips_are_redder_than_the_cheek_and_brows_darker() {
         let id = Identity::average();
-        let skin = Skin::new(&id, &Template::new(), 256);
+        let skin = Skin::new(&id, Template::get(), 256);
         let cheek = skin.at(2.4, -4.0).albedo;
         let lip = skin.at(0.2, SEAM - 0.5).albedo;
         let brow = skin.at(1.6, brow_line(2.6)).albedo;
@@ -725,22 +573,15 @@ mod tests {
     #[test]
     fn folds_deepen_with_their_action_unit_on_its_side_only() {
         let id = Identity::average();
-        let mut skin = Skin::new(&id, &Template::new(), 256);
+        let mut skin = Skin::new(&id, Template::get(), 256);
         let slope = |s: &Skin, sign: f32| {
-            (0..40)
-                .map(|i| s.at(sign * (1.0 + i as f32 * 0.03), -5.5).slope[0].abs())
-                .fold(0.0, f32::max)
+            (0..40).map(|i| s.at(sign * (1.0 + i as f32 * 0.03), -5.5).slope[0].abs()).fold(0.0, f32::max)
         };
         let before = [slope(&skin, -1.0), slope(&skin, 1.0)];
         let mut right = [0.0; crate::action_units::N];
         right[AU12] = 1.0;
         skin.fold(&[0.0; crate::action_units::N], &right);
         assert!((slope(&skin, -1.0) - before[0]).abs() < 0.02);
-        assert!(
-            slope(&skin, 1.0) > before[1] + 0.1,
-            "{} {}",
-            slope(&skin, 1.0),
-            before[1]
-        );
+        assert!(slope(&skin, 1.0) > before[1] + 0.1, "{} {}", slope(&skin, 1.0), before[1]);
     }
 }

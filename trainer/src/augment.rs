@@ -56,19 +56,6 @@ impl Default for AugmentConfig {
 }
 
 impl AugmentConfig {
-    /// Flips and small shifts alone: for supervised training of pictures whose colours are as they should be.
-    pub fn light() -> Self {
-        Self {
-            mask_p: 0.0,
-            jitter_p: 0.5,
-            hue: 0.0,
-            saturation: 0.0,
-            blur_p: 0.0,
-            grey_p: 0.0,
-            ..Self::default()
-        }
-    }
-
     /// The first setting that makes no sense, in words.
     pub fn problem(&self) -> Option<String> {
         let shares = [
@@ -87,15 +74,10 @@ impl AugmentConfig {
         }
         let [low, high] = self.crop_scale;
         if !(low > 0.0 && low <= high && high <= 1.0) {
-            return Some(format!(
-                "crop_scale = [{low}, {high}] is not 0 < low <= high <= 1"
-            ));
+            return Some(format!("crop_scale = [{low}, {high}] is not 0 < low <= high <= 1"));
         }
         if self.blur_kernel < 1 || self.blur_kernel % 2 == 0 {
-            return Some(format!(
-                "blur_kernel = {} is not odd and positive",
-                self.blur_kernel
-            ));
+            return Some(format!("blur_kernel = {} is not odd and positive", self.blur_kernel));
         }
         None
     }
@@ -133,11 +115,7 @@ pub fn augment(
     let coloured = jitter(&cropped, config, count, &mut rng);
     let sigmas = (0..count).map(|_| {
         let sigma = rng.random_range(MIN_SIGMA..MAX_SIGMA);
-        if rng.random_bool(config.blur_p) {
-            sigma
-        } else {
-            0.0
-        }
+        if rng.random_bool(config.blur_p) { sigma } else { 0.0 }
     });
     let sigmas: Vec<f64> = sigmas.collect();
     if config.blur_p == 0.0 || config.blur_kernel == 1 {
@@ -162,17 +140,13 @@ fn mask(pictures: &Tensor, landmarks: &[Landmarks], config: &AugmentConfig, rng:
     }
     let device = pictures.device();
     let size = pictures.size();
-    let ellipses = Tensor::from_slice2(&ellipses)
-        .to_device(device)
-        .view([-1, 4, 1, 1]);
+    let ellipses = Tensor::from_slice2(&ellipses).to_device(device).view([-1, 4, 1, 1]);
     let part = |i| ellipses.narrow(1, i, 1);
     let centres = |n: i64| (Tensor::arange(n, (Kind::Float, device)) + 0.5) / n as f64;
     let dx = (centres(size[3]).view([1, 1, 1, -1]) - part(0)) / part(2).clamp_min(1e-6);
     let dy = (centres(size[2]).view([1, 1, -1, 1]) - part(1)) / part(3).clamp_min(1e-6);
     let inside = (dx.square() + dy.square()).le(1.0);
-    let mean = pictures
-        .mean_dim([2, 3].as_slice(), true, None)
-        .expand_as(pictures);
+    let mean = pictures.mean_dim([2, 3].as_slice(), true, None).expand_as(pictures);
     mean.where_self(&inside, pictures)
 }
 
@@ -186,12 +160,7 @@ fn ellipse_over(points: &[f32]) -> [f32; 4] {
         }
     }
     let half = |axis: usize| (high[axis] - low[axis]) / 2.0 + MASK_MARGIN;
-    [
-        (low[0] + high[0]) / 2.0,
-        (low[1] + high[1]) / 2.0,
-        half(0),
-        half(1),
-    ]
+    [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, half(0), half(1)]
 }
 
 /// A square crop of random size and place, flipped or not, resampled to `side_px` by bilinear interpolation.
@@ -199,22 +168,13 @@ fn crop(pictures: &Tensor, config: &AugmentConfig, side_px: i64, count: usize, r
     let [low, high] = config.crop_scale;
     let mut theta = Vec::with_capacity(count * 6);
     for _ in 0..count {
-        let scale = if low < high {
-            rng.random_range(low..=high)
-        } else {
-            low
-        };
+        let scale = if low < high { rng.random_range(low..=high) } else { low };
         let play = 1.0 - scale;
-        let (dx, dy) = (
-            rng.random_range(-1.0..=1.0) * play,
-            rng.random_range(-1.0..=1.0) * play,
-        );
+        let (dx, dy) = (rng.random_range(-1.0..=1.0) * play, rng.random_range(-1.0..=1.0) * play);
         let flip = if rng.random_bool(config.flip_p) { -1.0 } else { 1.0 };
         theta.extend([scale * flip, 0.0, dx, 0.0, scale, dy].map(|v| v as f32));
     }
-    let theta = Tensor::from_slice(&theta)
-        .view([-1, 2, 3])
-        .to_device(pictures.device());
+    let theta = Tensor::from_slice(&theta).view([-1, 2, 3]).to_device(pictures.device());
     let grid = Tensor::affine_grid_generator(&theta, [count as i64, 3, side_px, side_px], false);
     const BILINEAR: i64 = 0;
     const BORDER: i64 = 1;
@@ -241,10 +201,7 @@ fn saturation(factor: f64) -> Matrix {
 fn hue(turns: f64) -> Matrix {
     let (sin, cos) = (turns * std::f64::consts::TAU).sin_cos();
     let same = cos + (1.0 - cos) / 3.0;
-    let (right, left) = (
-        (1.0 - cos) / 3.0 - sin / 3f64.sqrt(),
-        (1.0 - cos) / 3.0 + sin / 3f64.sqrt(),
-    );
+    let (right, left) = ((1.0 - cos) / 3.0 - sin / 3f64.sqrt(), (1.0 - cos) / 3.0 + sin / 3f64.sqrt());
     [[same, right, left], [left, same, right], [right, left, same]]
 }
 
@@ -254,28 +211,16 @@ fn jitter(pictures: &Tensor, config: &AugmentConfig, count: usize, rng: &mut imp
     let mut contrasts = Vec::with_capacity(count);
     for _ in 0..count {
         let mut around = |spread: f64| {
-            if spread > 0.0 {
-                rng.random_range(-spread..=spread)
-            } else {
-                0.0
-            }
+            if spread > 0.0 { rng.random_range(-spread..=spread) } else { 0.0 }
         };
         let draws = [config.brightness, config.contrast, config.saturation, config.hue].map(&mut around);
-        let [brightness, contrast, colour, turn] = if rng.random_bool(config.jitter_p) {
-            draws
-        } else {
-            [0.0; 4]
-        };
+        let [brightness, contrast, colour, turn] =
+            if rng.random_bool(config.jitter_p) { draws } else { [0.0; 4] };
         let mut matrix = product(&hue(turn), &saturation(1.0 + colour));
         if rng.random_bool(config.grey_p) {
             matrix = product(&saturation(0.0), &matrix);
         }
-        matrices.extend(
-            matrix
-                .as_flattened()
-                .iter()
-                .map(|v| (v * (1.0 + brightness)) as f32),
-        );
+        matrices.extend(matrix.as_flattened().iter().map(|v| (v * (1.0 + brightness)) as f32));
         contrasts.push((1.0 + contrast) as f32);
     }
     let device = pictures.device();
@@ -283,13 +228,9 @@ fn jitter(pictures: &Tensor, config: &AugmentConfig, count: usize, rng: &mut imp
     let contrasts = Tensor::from_slice(&contrasts).view([-1, 1, 1]).to_device(device);
     let size = pictures.size();
     let flat = pictures.reshape([size[0], 3, -1]);
-    let luma = Tensor::from_slice(&LUMA)
-        .to_kind(Kind::Float)
-        .to_device(device)
-        .view([1, 3, 1]);
-    let mean = (&flat * luma)
-        .sum_dim_intlist([1].as_slice(), true, None)
-        .mean_dim([2].as_slice(), true, None);
+    let luma = Tensor::from_slice(&LUMA).to_kind(Kind::Float).to_device(device).view([1, 3, 1]);
+    let mean =
+        (&flat * luma).sum_dim_intlist([1].as_slice(), true, None).mean_dim([2].as_slice(), true, None);
     let contrasted = &flat * &contrasts + mean * (1.0 - &contrasts);
     matrices.matmul(&contrasted).clamp(0.0, 1.0).view(size.as_slice())
 }
@@ -298,9 +239,7 @@ fn jitter(pictures: &Tensor, config: &AugmentConfig, count: usize, rng: &mut imp
 fn blur(pictures: &Tensor, sigmas: &[f64], kernel: i64, device: Device) -> Tensor {
     let reach = kernel / 2;
     let weights: Vec<f32> = sigmas.iter().flat_map(|&sigma| gaussian(sigma, reach)).collect();
-    let weights = Tensor::from_slice(&weights)
-        .view([-1, kernel, 1, 1])
-        .to_device(device);
+    let weights = Tensor::from_slice(&weights).view([-1, kernel, 1, 1]).to_device(device);
     let padded = pictures.reflection_pad2d([reach; 4]);
     let size = pictures.size();
     let pass = |x: &Tensor, dim: i64, length: i64| {
@@ -315,11 +254,7 @@ fn blur(pictures: &Tensor, sigmas: &[f64], kernel: i64, device: Device) -> Tenso
 /// `2 reach + 1` weights that sum to 1.
 fn gaussian(sigma: f64, reach: i64) -> impl Iterator<Item = f32> {
     let weight = move |i: i64| {
-        if sigma > 0.0 {
-            (-0.5 * (i as f64 / sigma).powi(2)).exp()
-        } else {
-            f64::from(u8::from(i == 0))
-        }
+        if sigma > 0.0 { (-0.5 * (i as f64 / sigma).powi(2)).exp() } else { f64::from(u8::from(i == 0)) }
     };
     let sum: f64 = (-reach..=reach).map(weight).sum();
     (-reach..=reach).map(move |i| (weight(i) / sum) as f32)
@@ -391,10 +326,7 @@ mod tests {
     fn a_hue_turn_of_a_third_permutes_the_channels_and_keeps_grey() {
         let turned = hue(1.0 / 3.0);
         let colour = [0.9, 0.2, 0.4];
-        let out: Vec<f64> = turned
-            .iter()
-            .map(|row| (0..3).map(|k| row[k] * colour[k]).sum())
-            .collect();
+        let out: Vec<f64> = turned.iter().map(|row| (0..3).map(|k| row[k] * colour[k]).sum()).collect();
         for (got, want) in out.iter().zip([0.4, 0.9, 0.2]) {
             assert!((got - want).abs() < 1e-9, "{out:?}");
         }
@@ -408,10 +340,7 @@ mod tests {
         let x = pictures();
         let sigma = 0.9;
         let y = blur(&x, &[0.0, sigma], 3, Device::Cpu);
-        assert!(
-            distance(&y.narrow(0, 0, 1), &x.narrow(0, 0, 1)) < 1e-6,
-            "a deviation of 0 leaves a picture"
-        );
+        assert!(distance(&y.narrow(0, 0, 1), &x.narrow(0, 0, 1)) < 1e-6, "a deviation of 0 leaves a picture");
         let w = |d: i64| (-0.5 * (d as f64 / sigma).powi(2)).exp();
         let (mut sum, mut norm) = (0.0, 0.0);
         for dy in -1..=1 {
@@ -433,10 +362,7 @@ mod tests {
         }
         let config = AugmentConfig { mask_p: 1.0, ..OFF };
         let y = augment(&x, &[Some(points), None], &config, 12, 4);
-        assert!(
-            distance(&y.narrow(0, 1, 1), &x.narrow(0, 1, 1)) < 1e-5,
-            "no landmarks, no mask"
-        );
+        assert!(distance(&y.narrow(0, 1, 1), &x.narrow(0, 1, 1)) < 1e-5, "no landmarks, no mask");
         let mean = x.narrow(0, 0, 1).mean_dim([2, 3].as_slice(), false, None);
         let changed: Vec<(i64, i64)> = (0..12)
             .flat_map(|r| (0..12).map(move |c| (r, c)))

@@ -91,10 +91,7 @@ pub enum CheckpointError {
 
 /// Weights and buffers of `vs`, named for a checkpoint.
 pub fn model_tensors(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
-    vs.variables()
-        .into_iter()
-        .map(|(name, tensor)| (format!("{MODEL}{name}"), tensor))
-        .collect()
+    vs.variables().into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect()
 }
 
 /// Writes a checkpoint to `path`, whole or not at all.
@@ -102,14 +99,8 @@ pub fn model_tensors(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
 /// # Errors
 /// [`CheckpointError::Io`] where the disk does not take it; a checkpoint that was there stays.
 pub fn save(path: &Path, meta: &Meta, tensors: Vec<(String, Tensor)>) -> Result<(), CheckpointError> {
-    let io = |source| CheckpointError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let malformed = |reason: String| CheckpointError::Malformed {
-        path: path.to_owned(),
-        reason,
-    };
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let malformed = |reason: String| CheckpointError::Malformed { path: path.to_owned(), reason };
     let json = serde_json::to_string(meta).map_err(|e| malformed(e.to_string()))?;
     let mut views = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
@@ -121,9 +112,7 @@ pub fn save(path: &Path, meta: &Meta, tensors: Vec<(String, Tensor)>) -> Result<
         .map_err(|e| malformed(e.to_string()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    file.write_all(&bytes)
-        .and_then(|()| file.as_file().sync_all())
-        .map_err(io)?;
+    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
     file.persist(path).map_err(|e| io(e.error))?;
     File::open(folder).and_then(|f| f.sync_all()).map_err(io)
 }
@@ -143,19 +132,10 @@ impl Checkpoint {
     /// # Errors
     /// [`CheckpointError`], which names the file.
     pub fn load(path: &Path) -> Result<Self, CheckpointError> {
-        let path = if path.is_dir() {
-            path.join(FILE_NAME)
-        } else {
-            path.to_owned()
-        };
-        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        let malformed = |reason: String| CheckpointError::Malformed {
-            path: path.clone(),
-            reason,
-        };
+        let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
+        let bytes =
+            std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let malformed = |reason: String| CheckpointError::Malformed { path: path.clone(), reason };
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
         let container = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
         let json = header
@@ -169,19 +149,13 @@ impl Checkpoint {
         }
         let version: Version = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
         if version.format > FORMAT {
-            return Err(CheckpointError::Newer {
-                path,
-                found: version.format,
-            });
+            return Err(CheckpointError::Newer { path, found: version.format });
         }
         let meta = serde_json::from_str(json).map_err(|e| malformed(e.to_string()))?;
         let mut tensors = HashMap::new();
         for (name, view) in container.tensors() {
             if view.dtype() != Dtype::F32 {
-                return Err(malformed(format!(
-                    "tensor '{name}' is {:?}, not F32",
-                    view.dtype()
-                )));
+                return Err(malformed(format!("tensor '{name}' is {:?}, not F32", view.dtype())));
             }
             let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
             let (fours, _) = view.data().as_chunks::<4>();
@@ -218,11 +192,7 @@ impl Checkpoint {
     }
 
     fn problem(&self, name: &str, problem: String) -> CheckpointError {
-        CheckpointError::Tensor {
-            path: self.path.clone(),
-            name: name.to_owned(),
-            problem,
-        }
+        CheckpointError::Tensor { path: self.path.clone(), name: name.to_owned(), problem }
     }
 }
 
@@ -236,10 +206,7 @@ impl Floats {
     fn of(tensor: &Tensor) -> Result<Self, tch::TchError> {
         let values = floats(tensor)?;
         let shape = tensor.size().iter().map(|&d| d as usize).collect();
-        Ok(Self {
-            shape,
-            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        })
+        Ok(Self { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
     }
 }
 
@@ -249,12 +216,7 @@ impl Floats {
 /// Those of libtorch where the values cannot be copied to the host.
 pub fn floats(tensor: &Tensor) -> Result<Vec<f32>, tch::TchError> {
     Vec::try_from(
-        tensor
-            .detach()
-            .to_device(tch::Device::Cpu)
-            .to_kind(Kind::Float)
-            .contiguous()
-            .flatten(0, -1),
+        tensor.detach().to_device(tch::Device::Cpu).to_kind(Kind::Float).contiguous().flatten(0, -1),
     )
 }
 

@@ -19,10 +19,7 @@ pub fn layered<T: DeserializeOwned>(path: Option<&Path>, overrides: toml::Table)
     merge(&mut table, overrides);
     let one_line = |e: toml::de::Error| anyhow::anyhow!("{}", e.message().replace('\n', " "));
     let origin = || path.map_or_else(|| "configuration".to_owned(), |p| p.display().to_string());
-    toml::Value::Table(table)
-        .try_into()
-        .map_err(one_line)
-        .with_context(origin)
+    toml::Value::Table(table).try_into().map_err(one_line).with_context(origin)
 }
 
 /// A TOML file as a table.
@@ -31,10 +28,7 @@ pub fn layered<T: DeserializeOwned>(path: Option<&Path>, overrides: toml::Table)
 /// Names the file.
 pub fn read_table(path: &Path) -> anyhow::Result<toml::Table> {
     let at = || path.display().to_string();
-    std::fs::read_to_string(path)
-        .with_context(at)?
-        .parse()
-        .with_context(at)
+    std::fs::read_to_string(path).with_context(at)?.parse().with_context(at)
 }
 
 /// The settings of `value` that are set (TOML has no null: `None` is left out).

@@ -14,13 +14,17 @@ use crate::store::{Store, StoreError};
 /// Batches that are decoded ahead.
 const AHEAD: usize = 3;
 
-/// A batch of pictures.
+/// A batch of pictures, on the host.
+///
+/// It holds no tensor: a thread that touches libtorch gets a pool of OpenMP threads of its own, and two pools that
+/// spin for the same cores slow training down many times over.
 #[derive(Debug)]
 pub struct Batch {
     /// Their numbers in the store.
     pub indices: Vec<usize>,
-    /// `[N,3,S,S]`, u8, on the host.
-    pub pictures: Tensor,
+    /// `[N,3,S,S]`.
+    planes: Vec<u8>,
+    side_px: u32,
     /// Where known, else `None`; one a picture.
     pub landmarks: Vec<Landmarks>,
 }
@@ -31,31 +35,37 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Picture`], which names the frame.
     pub fn load(store: &Store, indices: Vec<usize>, side_px: u32) -> Result<Self, StoreError> {
-        let bytes = (side_px * side_px * 3) as usize;
-        let mut pixels = vec![0u8; indices.len() * bytes];
-        indices
-            .par_iter()
-            .zip(pixels.par_chunks_exact_mut(bytes))
-            .try_for_each(|(&i, out)| {
-                resize_crop(&store.record(i).decode()?, side_px, out);
+        let pixels = (side_px * side_px) as usize;
+        let mut planes = vec![0; indices.len() * 3 * pixels];
+        indices.par_iter().zip(planes.par_chunks_exact_mut(3 * pixels)).try_for_each_init(
+            || vec![0; 3 * pixels],
+            |crop, (&i, planes)| {
+                resize_crop(&store.record(i).decode()?, side_px, crop);
+                for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
+                    for (out, pixel) in plane.iter_mut().zip(crop.chunks_exact(3)) {
+                        *out = pixel[channel];
+                    }
+                }
                 Ok(())
-            })?;
-        let side = i64::from(side_px);
-        let pictures = Tensor::from_slice(&pixels)
-            .view([-1, side, side, 3])
-            .permute([0, 3, 1, 2])
-            .contiguous();
+            },
+        )?;
         let landmarks = indices.iter().map(|&i| store.record(i).landmarks()).collect();
-        Ok(Self {
-            indices,
-            pictures,
-            landmarks,
-        })
+        Ok(Self { indices, planes, side_px, landmarks })
     }
 
-    /// The pictures on `device`, as f32 in `[0,1]`.
+    /// Each picture as `S * S` RGB triples, as the edge's encoder takes a crop.
+    pub fn crops(&self) -> impl Iterator<Item = Vec<u8>> {
+        let pixels = (self.side_px * self.side_px) as usize;
+        self.planes
+            .chunks_exact(3 * pixels)
+            .map(move |planes| (0..3 * pixels).map(|i| planes[i % 3 * pixels + i / 3]).collect())
+    }
+
+    /// The pictures on `device`, `[N,3,S,S]` f32 in `[0,1]`.
     pub fn to_unit(&self, device: Device) -> Tensor {
-        self.pictures.to_device(device).to_kind(Kind::Float) / 255.0
+        let side = i64::from(self.side_px);
+        Tensor::from_slice(&self.planes).view([-1, 3, side, side]).to_device(device).to_kind(Kind::Float)
+            / 255.0
     }
 }
 
@@ -97,11 +107,8 @@ pub fn mix(seed: u64, part: u64) -> u64 {
 
 /// `(pictures - mean) / std` a channel, for pictures in `[0,1]`.
 pub fn normalise(pictures: &Tensor, mean: [f32; 3], std: [f32; 3]) -> Tensor {
-    let channel = |values: [f32; 3]| {
-        Tensor::from_slice(&values)
-            .view([1, 3, 1, 1])
-            .to_device(pictures.device())
-    };
+    let channel =
+        |values: [f32; 3]| Tensor::from_slice(&values).view([1, 3, 1, 1]).to_device(pictures.device());
     (pictures - channel(mean)) / channel(std)
 }
 

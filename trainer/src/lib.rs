@@ -1,10 +1,14 @@
 //! Clip store, self-supervised pretraining, evaluation and export of face encoders.
 
+pub mod allocator;
 pub mod augment;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+pub mod eval;
 pub mod export;
+pub mod inspect;
+pub mod make;
 pub mod method;
 pub mod nets;
 pub mod ntxent;

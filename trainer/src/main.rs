@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use semblance_trainer::{prepare, pretrain};
+use semblance_trainer::{allocator, eval, export, inspect, make, prepare, pretrain};
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
 #[derive(Debug, Parser)]
@@ -25,13 +25,34 @@ enum Command {
         trainer pretrain --method simclr --data stores/fer2013 --backbone edge --out runs/simclr\n  \
         trainer pretrain --config recipe.toml --data stores/fer2013 --out runs/simclr --resume")]
     Pretrain(pretrain::PretrainArgs),
+    /// Judge an encoder
+    #[command(after_help = "Examples:\n  \
+        trainer eval --task expression --protocol linear --checkpoint runs/simclr --data stores/fer2013\n  \
+        trainer eval --protocol linear --random-init edge --data stores/fer2013\n  \
+        trainer eval --protocol finetune --checkpoint runs/simclr --data stores/fer2013 --out runs/tuned\n  \
+        trainer eval --protocol own-head --bundle models/default --data stores/fer2013 --json")]
+    Eval(eval::EvalArgs),
+    /// Write a run's encoder and head as a bundle for the edge, checked in tract
+    #[command(after_help = "Example:\n  trainer export --checkpoint runs/tuned --out models/mine")]
+    Export(export::ExportArgs),
+    /// Make a bundle from a data set by a recipe: prepare, pretrain, probe, fine-tune, export
+    #[command(after_help = "Example (rebuilds the shipped bundle):\n  trainer make --src fer2013.npz")]
+    Make(make::MakeArgs),
+    /// Show what a store holds: counts, and a sheet of its pictures with their labels
+    #[command(after_help = "Example:\n  trainer inspect --data stores/fer2013 --sheet sheet.png")]
+    Inspect(inspect::InspectArgs),
 }
 
 fn main() -> ExitCode {
+    allocator::keep_freed_memory();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let result = match Cli::parse().command {
         Command::Prepare(args) => prepare::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Make(args) => make::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -29,11 +29,7 @@ pub struct Contrast {
 pub fn nt_xent(first: &Tensor, second: &Tensor, temperature: f64, denominator: Denominator) -> Contrast {
     let pairs = first.size()[0];
     let views = Tensor::cat(&[first, second], 0);
-    let norm = views
-        .square()
-        .sum_dim_intlist([1].as_slice(), true, None)
-        .sqrt()
-        .clamp_min(1e-12);
+    let norm = views.square().sum_dim_intlist([1].as_slice(), true, None).sqrt().clamp_min(1e-12);
     let unit = views / norm;
     let device = unit.device();
     let anchors = 2 * pairs;
@@ -48,11 +44,7 @@ pub fn nt_xent(first: &Tensor, second: &Tensor, temperature: f64, denominator: D
     };
     let loss = (log_sum - positive.squeeze_dim(1)).mean(None);
     let hardest = negatives.detach().amax([1].as_slice(), true);
-    let top1 = positive
-        .detach()
-        .gt_tensor(&hardest)
-        .to_kind(Kind::Float)
-        .mean(None);
+    let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
     Contrast { loss, top1 }
 }
 
@@ -95,9 +87,7 @@ mod tests {
 
     fn random_views(pairs: usize, dim: usize) -> Vec<Vec<f64>> {
         let mut rng = ChaCha8Rng::seed_from_u64(11);
-        (0..2 * pairs)
-            .map(|_| (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect())
-            .collect()
+        (0..2 * pairs).map(|_| (0..dim).map(|_| rng.random_range(-1.0..1.0)).collect()).collect()
     }
 
     fn tensors(views: &[Vec<f64>]) -> (Tensor, Tensor) {
@@ -110,17 +100,9 @@ mod tests {
         for denominator in [Denominator::WithPositive, Denominator::NegativesOnly] {
             let views = random_views(5, 7);
             let (_, all) = tensors(&views);
-            let contrast = nt_xent(
-                &all.narrow(0, 0, 5),
-                &all.narrow(0, 5, 5),
-                TEMPERATURE,
-                denominator,
-            );
+            let contrast = nt_xent(&all.narrow(0, 0, 5), &all.narrow(0, 5, 5), TEMPERATURE, denominator);
             let value = contrast.loss.double_value(&[]);
-            assert!(
-                (value - naive(&views, denominator)).abs() < 1e-9,
-                "{denominator:?}: {value}"
-            );
+            assert!((value - naive(&views, denominator)).abs() < 1e-9, "{denominator:?}: {value}");
             contrast.loss.backward();
             let gradient = all.grad();
             let step = 1e-5;
@@ -132,10 +114,7 @@ mod tests {
                     moved[row][column] -= 2.0 * step;
                     let slope = (above - naive(&moved, denominator)) / (2.0 * step);
                     let ours = gradient.double_value(&[row as i64, column as i64]);
-                    assert!(
-                        (ours - slope).abs() < 1e-6,
-                        "{denominator:?} {row},{column}: {ours} {slope}"
-                    );
+                    assert!((ours - slope).abs() < 1e-6, "{denominator:?} {row},{column}: {ours} {slope}");
                 }
             }
         }
@@ -148,10 +127,7 @@ mod tests {
         let second = Tensor::from_slice2(&[[1.0, 0.0, 0.1], [0.0, 1.0, 0.1], [0.0, 1.0, 0.2]]);
         let contrast = nt_xent(&first, &second, TEMPERATURE, Denominator::WithPositive);
         let expected = naive_top1(&first, &second);
-        assert!(
-            expected > 0.0 && expected < 1.0,
-            "the example tells hits from misses: {expected}"
-        );
+        assert!(expected > 0.0 && expected < 1.0, "the example tells hits from misses: {expected}");
         assert!((contrast.top1.double_value(&[]) - expected).abs() < 1e-6);
     }
 

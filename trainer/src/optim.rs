@@ -4,11 +4,8 @@ use tch::{Tensor, nn, no_grad};
 
 /// A trainable tensor and its name, in the order of names: the order of every saved state.
 pub fn named_parameters(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
-    let mut parameters: Vec<_> = vs
-        .variables()
-        .into_iter()
-        .filter(|(_, tensor)| tensor.requires_grad())
-        .collect();
+    let mut parameters: Vec<_> =
+        vs.variables().into_iter().filter(|(_, tensor)| tensor.requires_grad()).collect();
     parameters.sort_by(|a, b| a.0.cmp(&b.0));
     parameters
 }
@@ -31,20 +28,9 @@ const EPS: f64 = 1e-8;
 impl Adam {
     /// Over these parameters, at rest.
     pub fn new(parameters: Vec<(String, Tensor)>, weight_decay: f64) -> Self {
-        let zeros = |_: &()| {
-            parameters
-                .iter()
-                .map(|(_, p)| p.detach().zeros_like())
-                .collect::<Vec<_>>()
-        };
+        let zeros = |_: &()| parameters.iter().map(|(_, p)| p.detach().zeros_like()).collect::<Vec<_>>();
         let (first, second) = (zeros(&()), zeros(&()));
-        Self {
-            parameters,
-            first,
-            second,
-            steps: 0,
-            weight_decay,
-        }
+        Self { parameters, first, second, steps: 0, weight_decay }
     }
 
     /// Forgets the gradients.
@@ -60,10 +46,8 @@ impl Adam {
         let correct1 = 1.0 - BETA1.powi(self.steps as i32);
         let correct2 = 1.0 - BETA2.powi(self.steps as i32);
         no_grad(|| {
-            for ((_, p), (m, v)) in self
-                .parameters
-                .iter_mut()
-                .zip(self.first.iter_mut().zip(&mut self.second))
+            for ((_, p), (m, v)) in
+                self.parameters.iter_mut().zip(self.first.iter_mut().zip(&mut self.second))
             {
                 let mut g = p.grad();
                 if !g.defined() {
@@ -89,10 +73,7 @@ impl Adam {
     /// Every tensor of the state under `adam.first.<name>` and `adam.second.<name>`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let moments = |kind: &'static str, tensors: &[Tensor]| -> Vec<(String, Tensor)> {
-            let names = self
-                .parameters
-                .iter()
-                .map(move |(name, _)| format!("adam.{kind}.{name}"));
+            let names = self.parameters.iter().map(move |(name, _)| format!("adam.{kind}.{name}"));
             names.zip(tensors.iter().map(Tensor::shallow_clone)).collect()
         };
         [moments("first", &self.first), moments("second", &self.second)].concat_tensors()
@@ -200,9 +181,7 @@ mod tests {
 
         let q = middle.set_requires_grad(true);
         let mut resumed = Adam::new(vec![("p".to_owned(), q.shallow_clone())], 0.01);
-        resumed
-            .restore(10, |name| saved.get(name).map(Tensor::shallow_clone).ok_or(()))
-            .unwrap();
+        resumed.restore(10, |name| saved.get(name).map(Tensor::shallow_clone).ok_or(())).unwrap();
         run(&mut resumed, &q, &target, 10);
         assert!((q - p).abs().max().to_kind(Kind::Double).double_value(&[]) == 0.0);
         drop(vs);
@@ -210,11 +189,7 @@ mod tests {
 
     #[test]
     fn the_schedule_is_flat_and_then_half_a_cosine() {
-        let schedule = CosineSchedule {
-            lr: 2.0,
-            constant_steps: 10,
-            total_steps: 30,
-        };
+        let schedule = CosineSchedule { lr: 2.0, constant_steps: 10, total_steps: 30 };
         assert_eq!(schedule.lr_at(0), 2.0);
         assert_eq!(schedule.lr_at(10), 2.0);
         assert!((schedule.lr_at(20) - 1.0).abs() < 1e-12);

@@ -15,7 +15,7 @@ use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, Checkpoint, FILE_NAME, Meta, model_tensors};
 use crate::data::{Batch, epoch_order, mix, normalise, prefetch, training_device};
 use crate::method::{Method, Projection, SimClr};
-use crate::nets::Backbone;
+use crate::nets::{Backbone, Precision};
 use crate::optim::{Adam, CosineSchedule, named_parameters};
 use crate::store::{Split, Store};
 use crate::{config, progress};
@@ -46,6 +46,8 @@ pub struct PretrainConfig {
     pub checkpoint_epochs: i64,
     /// A checkpoint is written after every so many steps, too; 0 for not.
     pub checkpoint_steps: i64,
+    /// Number format of the convolutions.
+    pub precision: Precision,
     /// Channel means that pictures in `[0,1]` are normalised with.
     pub mean: [f32; 3],
     /// Channel deviations that pictures in `[0,1]` are normalised with.
@@ -70,6 +72,7 @@ impl Default for PretrainConfig {
             seed: 0,
             checkpoint_epochs: 5,
             checkpoint_steps: 0,
+            precision: Precision::Auto,
             mean: [0.5; 3],
             std: [0.25; 3],
             projection: Projection::default(),
@@ -82,47 +85,19 @@ impl PretrainConfig {
     /// # Errors
     /// Names the first setting that makes no sense.
     fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (16..=512).contains(&self.side_px),
-            "side_px = {} is outside 16 to 512",
-            self.side_px
-        );
+        ensure!((16..=512).contains(&self.side_px), "side_px = {} is outside 16 to 512", self.side_px);
         ensure!(self.epochs > 0, "epochs = {} is not above 0", self.epochs);
-        ensure!(
-            self.batch >= 2,
-            "batch = {}: contrast needs at least 2 pictures",
-            self.batch
-        );
-        ensure!(
-            self.lr.is_finite() && self.lr > 0.0,
-            "lr = {} is not above 0",
-            self.lr
-        );
-        ensure!(
-            self.weight_decay >= 0.0,
-            "weight_decay = {} is below 0",
-            self.weight_decay
-        );
+        ensure!(self.batch >= 2, "batch = {}: contrast needs at least 2 pictures", self.batch);
+        ensure!(self.lr.is_finite() && self.lr > 0.0, "lr = {} is not above 0", self.lr);
+        ensure!(self.weight_decay >= 0.0, "weight_decay = {} is below 0", self.weight_decay);
         ensure!(
             self.projection.temperature > 0.0,
             "temperature = {} is not above 0",
             self.projection.temperature
         );
-        ensure!(
-            self.projection.out > 0,
-            "projection.out = {} is not above 0",
-            self.projection.out
-        );
-        ensure!(
-            self.checkpoint_epochs > 0,
-            "checkpoint_epochs = {} is not above 0",
-            self.checkpoint_epochs
-        );
-        ensure!(
-            self.std.iter().all(|s| *s > 0.0),
-            "std = {:?} is not above 0",
-            self.std
-        );
+        ensure!(self.projection.out > 0, "projection.out = {} is not above 0", self.projection.out);
+        ensure!(self.checkpoint_epochs > 0, "checkpoint_epochs = {} is not above 0", self.checkpoint_epochs);
+        ensure!(self.std.iter().all(|s| *s > 0.0), "std = {:?} is not above 0", self.std);
         match self.augment.problem() {
             Some(problem) => bail!("augment: {problem}"),
             None => Ok(()),
@@ -193,6 +168,11 @@ pub struct PretrainArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 
+    /// Number format of convolutions [default: auto, bf16 where the hardware has it]
+    #[arg(long, env = "SEMBLANCE_PRECISION")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+
     /// Write a checkpoint every so many steps, besides those after epochs [default: 0, not]
     #[arg(long, env = "SEMBLANCE_CHECKPOINT_STEPS")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,7 +237,7 @@ pub fn pretrain(
     let device = training_device();
     tch::manual_seed(config.seed as i64);
     let vs = nn::VarStore::new(device);
-    let model = SimClr::new(&vs.root(), config.backbone, config.projection);
+    let model = SimClr::new(&vs.root(), config.backbone, config.projection, config.precision);
     let mut optimiser = Adam::new(named_parameters(&vs), config.weight_decay);
     let total_steps = steps_an_epoch * config.epochs;
     let schedule = CosineSchedule {
@@ -265,11 +245,7 @@ pub fn pretrain(
         constant_steps: steps_an_epoch * config.cosine_from_epoch.min(config.epochs),
         total_steps,
     };
-    let mut step = if resume {
-        restore(config, out, &vs, &mut optimiser)?
-    } else {
-        start_run(config, out)?
-    };
+    let mut step = if resume { restore(config, out, &vs, &mut optimiser)? } else { start_run(config, out)? };
     let mut metrics = open_metrics(&out.join(METRICS), step)?;
     let save = |step: i64, optimiser: &Adam| save(config, out, step, &vs, optimiser);
 
@@ -302,11 +278,7 @@ pub fn pretrain(
                 top1: contrast.top1.double_value(&[]),
                 lr,
             };
-            ensure!(
-                line.loss.is_finite(),
-                "the loss is {} at step {step}: lower --lr",
-                line.loss
-            );
+            ensure!(line.loss.is_finite(), "the loss is {} at step {step}: lower --lr", line.loss);
             write_line(&mut metrics, &line).with_context(|| out.join(METRICS).display().to_string())?;
             step += 1;
             let rate = (step - first) as f64 * config.batch as f64 / started.elapsed().as_secs_f64();
@@ -331,10 +303,7 @@ pub fn pretrain(
         }
         bar.finish();
         let rate = (step - first) as f64 * config.batch as f64 / started.elapsed().as_secs_f64();
-        eprintln!(
-            "{}: {step} steps, {rate:.0} images/s",
-            out.join(FILE_NAME).display()
-        );
+        eprintln!("{}: {step} steps, {rate:.0} images/s", out.join(FILE_NAME).display());
         Ok(())
     })
 }
@@ -368,11 +337,7 @@ fn start_run(config: &PretrainConfig, out: &Path) -> anyhow::Result<i64> {
     );
     let at = || out.display().to_string();
     fs::create_dir_all(out).with_context(at)?;
-    fs::write(
-        out.join(CONFIG),
-        toml::to_string(config).context("configuration")?,
-    )
-    .with_context(at)?;
+    fs::write(out.join(CONFIG), toml::to_string(config).context("configuration")?).with_context(at)?;
     Ok(0)
 }
 

@@ -6,7 +6,5 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub fn bar(length: u64, what: &str) -> ProgressBar {
     let template = "{prefix} [{bar:30}] {pos}/{len} {elapsed}<{eta} {msg}";
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(length)
-        .with_style(style.progress_chars("=> "))
-        .with_prefix(what.to_owned())
+    ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_prefix(what.to_owned())
 }

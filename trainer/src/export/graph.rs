@@ -112,12 +112,7 @@ impl GraphWriter {
 
     /// The model's bytes; `y`, `[N,size]`, becomes the output [`OUTPUT`].
     pub fn finish(mut self, y: Value, size: i64) -> Vec<u8> {
-        for name in self
-            .graph
-            .node
-            .iter_mut()
-            .flat_map(|n| n.output.iter_mut().chain(&mut n.input))
-        {
+        for name in self.graph.node.iter_mut().flat_map(|n| n.output.iter_mut().chain(&mut n.input)) {
             if *name == y.0 {
                 OUTPUT.clone_into(name);
             }
@@ -125,10 +120,7 @@ impl GraphWriter {
         self.graph.output = vec![value_info(OUTPUT, &[None, Some(size)])];
         pb::ModelProto {
             ir_version: IR_VERSION,
-            opset_import: vec![pb::OperatorSetIdProto {
-                domain: String::new(),
-                version: OPSET,
-            }],
+            opset_import: vec![pb::OperatorSetIdProto { domain: String::new(), version: OPSET }],
             producer_name: PRODUCER.to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
@@ -159,9 +151,7 @@ fn value_info(name: &str, dims: &[Option<i64>]) -> pb::ValueInfoProto {
     };
     let tensor = pb::type_proto::Tensor {
         elem_type: pb::tensor_proto::DataType::Float as i32,
-        shape: Some(pb::TensorShapeProto {
-            dim: dims.iter().map(dim).collect(),
-        }),
+        shape: Some(pb::TensorShapeProto { dim: dims.iter().map(dim).collect() }),
     };
     pb::ValueInfoProto {
         name: name.to_owned(),

@@ -1,5 +1,203 @@
-//! Export of an encoder as ONNX.
+//! `trainer export`: an encoder and its head as a bundle, checked against the trainer's own numbers.
 
 mod graph;
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use semblance_calib::Heads;
+use semblance_face::bundle::{self, EncoderEntry, FileEntry, LabelSets};
+use semblance_face::encoder::EncoderSpec;
+use semblance_face::{Bundle, CropTemplate, Encoder, Manifest};
+use tch::{Tensor, no_grad};
+
 pub use graph::{GraphWriter, INPUT, OUTPUT, Value};
+
+use crate::checkpoint::{Checkpoint, floats};
+use crate::data::normalise;
+use crate::eval::{Loaded, checkpoint_head};
+use crate::nets::Precision;
+
+/// The encoder's file within a bundle.
+const ENCODER: &str = "encoder.onnx";
+/// The heads' file within a bundle.
+const HEADS: &str = "heads.safetensors";
+/// What people read about a bundle; it is theirs, and stays when a bundle is exported anew.
+pub const MODEL_CARD: &str = "MODEL_CARD.md";
+
+/// The largest difference between tract's and the trainer's embeddings that an export may have.
+pub const TOLERANCE: f32 = 1e-4;
+/// Random pictures that are compared.
+const CHECKED_PICTURES: usize = 16;
+
+/// Options of `trainer export`.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// The run (or its checkpoint file) to export; with a head if it was fine-tuned
+    #[arg(long)]
+    pub checkpoint: PathBuf,
+
+    /// Folder of the bundle; one that is there is replaced, its model card kept
+    #[arg(long)]
+    pub out: PathBuf,
+
+    /// The bundle's name [default: that of its folder]
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// Runs `trainer export`.
+///
+/// # Errors
+/// Names the file; or tells how far tract's embeddings are from the trainer's where that is over [`TOLERANCE`].
+pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    let name = args.name.clone().or_else(|| Some(args.out.file_name()?.to_string_lossy().into_owned()));
+    let name = name.with_context(|| format!("{}: not a folder's name", args.out.display()))?;
+    let difference = export(&args.checkpoint, &args.out, &name, toml::Table::new(), None)?;
+    eprintln!("{}: max abs difference between tract and the trainer {difference:.1e}", args.out.display());
+    Ok(())
+}
+
+/// Writes the bundle and returns the largest absolute difference between tract's embeddings and the trainer's.
+/// `scores` are added to those that the checkpoint has; `card` replaces the model card.
+///
+/// # Errors
+/// As [`run`]; nothing is written then.
+pub fn export(
+    checkpoint: &Path,
+    out: &Path,
+    name: &str,
+    scores: toml::Table,
+    card: Option<String>,
+) -> anyhow::Result<f32> {
+    let checkpoint = Checkpoint::load(checkpoint)?;
+    let meta = &checkpoint.meta;
+    let loaded = Loaded::from_checkpoint(&checkpoint)?;
+    let onnx = encoder_onnx(&loaded)?;
+    let difference = max_difference(&loaded, &onnx)?;
+    ensure!(
+        difference <= TOLERANCE,
+        "the exported encoder's embeddings differ from the trainer's by {difference:e}, over {TOLERANCE:e}: \
+         nothing was written"
+    );
+    let embedding_size = meta.backbone.embedding_size() as usize;
+    let head = if meta.labels.is_empty() { None } else { Some(checkpoint_head(&checkpoint)?) };
+    let heads = Heads::new(embedding_size, head)?.to_safetensors()?;
+    let file = |file: &str| FileEntry { file: file.to_owned(), sha256: String::new() };
+    let mut all_scores = meta.scores.clone();
+    all_scores.extend(scores);
+    let mut training = toml::Table::from_iter([
+        ("method".to_owned(), meta.method.clone().into()),
+        ("steps".to_owned(), meta.step.into()),
+    ]);
+    training.insert("config".to_owned(), toml::Value::Table(meta.config.clone()));
+    let manifest = Manifest {
+        format: bundle::FORMAT,
+        name: name.to_owned(),
+        encoder: EncoderEntry {
+            file: file(ENCODER),
+            backbone: meta.backbone.name().to_owned(),
+            input_side_px: meta.side_px,
+            mean: meta.mean,
+            std: meta.std,
+            embedding_size,
+        },
+        crop: CropTemplate::default(),
+        heads: file(HEADS),
+        labels: LabelSets { expression: meta.labels.clone(), au: Vec::new() },
+        training,
+        scores: all_scores,
+    };
+    let mut files = BTreeMap::from([(ENCODER.to_owned(), onnx), (HEADS.to_owned(), heads)]);
+    if let Some(card) = card {
+        files.insert(MODEL_CARD.to_owned(), card.into_bytes());
+    }
+    Bundle::write(out, manifest, &files, &[MODEL_CARD])?;
+    Ok(difference)
+}
+
+/// The encoder as ONNX, batch normalisation and branches folded.
+///
+/// # Errors
+/// Those of reading the weights.
+pub fn encoder_onnx(loaded: &Loaded) -> anyhow::Result<Vec<u8>> {
+    let (mut graph, crops) = GraphWriter::new(loaded.encoder.backbone().name(), loaded.side_px);
+    let embedding = no_grad(|| loaded.encoder.write(&mut graph, crops))?;
+    Ok(graph.finish(embedding, loaded.encoder.backbone().embedding_size()))
+}
+
+/// The largest absolute difference between the embeddings of random pictures by tract and by the trainer in f32.
+///
+/// # Errors
+/// Where either cannot compute them.
+pub fn max_difference(loaded: &Loaded, onnx: &[u8]) -> anyhow::Result<f32> {
+    let embedding_size = loaded.encoder.backbone().embedding_size() as usize;
+    let spec = EncoderSpec { side_px: loaded.side_px, mean: loaded.mean, std: loaded.std, embedding_size };
+    let mut encoder = Encoder::from_onnx(onnx, spec)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let side = i64::from(loaded.side_px);
+    let mut ours = vec![0.0; embedding_size];
+    let mut worst = 0f32;
+    for _ in 0..CHECKED_PICTURES {
+        let crop: Vec<u8> = (0..side * side * 3).map(|_| rng.random()).collect();
+        encoder.embed(&crop, &mut ours)?;
+        let picture = Tensor::from_slice(&crop).view([1, side, side, 3]).permute([0, 3, 1, 2]);
+        let unit = picture.to_device(loaded.vs.device()).to_kind(tch::Kind::Float) / 255.0;
+        let crops = normalise(&unit, loaded.mean, loaded.std);
+        let theirs = no_grad(|| loaded.encoder.forward(&crops, false, Precision::F32));
+        for (a, b) in ours.iter().zip(floats(&theirs)?) {
+            worst = worst.max((a - b).abs());
+        }
+    }
+    Ok(worst)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::nets::Backbone;
+    use tch::Kind;
+
+    /// Runs a few training batches so that batch normalisation has statistics and weights that matter.
+    fn trained(backbone: Backbone) -> Loaded {
+        let loaded = Loaded::random(backbone, 64, 3);
+        for (name, mut variable) in loaded.vs.variables() {
+            if name.contains("bn") && name.ends_with("weight") {
+                let _ = no_grad(|| variable.uniform_(0.5, 1.5));
+            } else if name.contains("bn") && name.ends_with("bias") {
+                let _ = no_grad(|| variable.uniform_(-0.3, 0.3));
+            }
+        }
+        for _ in 0..10 {
+            let crops = Tensor::randn([8, 3, 64, 64], (Kind::Float, loaded.vs.device()));
+            let _ = no_grad(|| loaded.encoder.forward(&crops, true, Precision::F32));
+        }
+        loaded
+    }
+
+    #[test]
+    fn every_backbone_computes_the_same_in_tract() {
+        for backbone in [Backbone::Edge, Backbone::Resnet18] {
+            let loaded = trained(backbone);
+            let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
+            assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone.name());
+        }
+    }
+
+    #[test]
+    fn a_folded_weight_that_is_off_shows_in_the_difference() {
+        let loaded = trained(Backbone::Edge);
+        let onnx = encoder_onnx(&loaded).unwrap();
+        for (name, mut variable) in loaded.vs.variables() {
+            if name == "encoder.block2.dense.bn.weight" {
+                no_grad(|| variable *= 1.05);
+            }
+        }
+        assert!(max_difference(&loaded, &onnx).unwrap() > TOLERANCE);
+    }
+}

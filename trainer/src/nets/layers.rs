@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use tch::{Kind, TchError, Tensor, nn, nn::Module, nn::ModuleT};
+use tch::{Kind, TchError, Tensor, nn, nn::Module, nn::ModuleT, no_grad};
 
 use crate::export::{GraphWriter, Value};
 
@@ -16,6 +16,11 @@ pub trait Layer: Debug {
     /// # Errors
     /// Those of reading the weights.
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError>;
+}
+
+/// The same `[N,C,H,W]` tensor with its channels innermost in memory, the order that convolutions are fastest in.
+pub(super) fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
 /// A convolution without bias and the batch normalisation after it.
@@ -32,10 +37,7 @@ fn batch_norm(path: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
     nn::batch_norm2d(
         path,
         channels,
-        nn::BatchNormConfig {
-            ws_init: nn::Init::Const(1.0),
-            ..Default::default()
-        },
+        nn::BatchNormConfig { ws_init: nn::Init::Const(1.0), ..Default::default() },
     )
 }
 
@@ -49,16 +51,16 @@ impl ConvBn {
             ws_init: nn::init::DEFAULT_KAIMING_NORMAL,
             ..Default::default()
         };
-        Self {
-            conv: nn::conv2d(path / "conv", c_in, c_out, kernel, config),
-            bn: batch_norm(path / "bn", c_out),
-            stride,
-            padding,
-        }
+        let mut conv = nn::conv2d(path / "conv", c_in, c_out, kernel, config);
+        let strided = channels_last(&conv.ws.detach());
+        no_grad(|| conv.ws.set_data(&strided));
+        Self { conv, bn: batch_norm(path / "bn", c_out), stride, padding }
     }
 
     pub(super) fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        self.bn.forward_t(&self.conv.forward(x), train)
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        let kernel = self.conv.ws.to_kind(x.kind());
+        self.bn.forward_t(&x.conv2d(&kernel, None::<Tensor>, stride, padding, [1, 1], 1), train)
     }
 
     /// Kernel and bias of the one convolution that computes the same.

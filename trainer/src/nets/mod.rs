@@ -5,7 +5,7 @@ mod layers;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::{Device, Kind, Tensor, nn};
 
 pub use layers::{Layer, ProjectionHead};
 
@@ -46,11 +46,42 @@ impl Backbone {
             Self::Edge => edge::layers(path),
             Self::Resnet18 => resnet::resnet18(path),
         };
-        Encoder {
-            backbone: self,
-            layers,
-        }
+        Encoder { backbone: self, layers }
     }
+}
+
+/// The number format that convolutions are computed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bf16 on GPUs and on CPUs that have instructions for it, else f32.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16, with f32 master weights.
+    Bf16,
+}
+
+impl Precision {
+    fn kind(self, device: Device) -> Kind {
+        let bf16 = match self {
+            Self::Auto => device.is_cuda() || cpu_has_bf16(),
+            Self::F32 => false,
+            Self::Bf16 => true,
+        };
+        if bf16 { Kind::BFloat16 } else { Kind::Float }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_has_bf16() -> bool {
+    std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_has_bf16() -> bool {
+    false
 }
 
 /// An encoder: normalised crops `[N,3,S,S]` in, embeddings `[N,D]` out.
@@ -66,11 +97,11 @@ impl Encoder {
         self.backbone
     }
 
-    /// Embeds normalised crops; `train` uses (and updates) batch statistics in batch normalisation.
-    pub fn forward(&self, crops: &Tensor, train: bool) -> Tensor {
-        self.layers
-            .iter()
-            .fold(crops.shallow_clone(), |x, layer| layer.forward(&x, train))
+    /// Embeds normalised crops; `train` uses (and updates) batch statistics in batch normalisation. Convolutions are
+    /// computed in `precision`; weights, statistics and the embedding are f32 in any case.
+    pub fn forward(&self, crops: &Tensor, train: bool, precision: Precision) -> Tensor {
+        let x = layers::channels_last(&crops.to_kind(precision.kind(crops.device())));
+        self.layers.iter().fold(x, |x, layer| layer.forward(&x, train)).to_kind(Kind::Float)
     }
 
     /// Writes the encoder's nodes, batch normalisation folded, and returns the embedding's name in the graph.
@@ -78,16 +109,13 @@ impl Encoder {
     /// # Errors
     /// Those of reading the weights.
     pub fn write(&self, graph: &mut GraphWriter, crops: Value) -> Result<Value, tch::TchError> {
-        self.layers
-            .iter()
-            .try_fold(crops, |x, layer| layer.write(graph, x))
+        self.layers.iter().try_fold(crops, |x, layer| layer.write(graph, x))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
 
     fn weights(backbone: Backbone) -> (nn::VarStore, Encoder, i64) {
         let vs = nn::VarStore::new(Device::Cpu);
@@ -101,14 +129,38 @@ mod tests {
         // torchvision's resnet18 has 11,689,512 with its classifier of 512 x 1000 + 1000.
         let (_vs, encoder, count) = weights(Backbone::Resnet18);
         assert_eq!(count, 11_689_512 - 513_000);
-        let out = encoder.forward(&Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)), false);
+        let out = encoder.forward(
+            &Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)),
+            false,
+            Precision::F32,
+        );
         assert_eq!(out.size(), [2, 512]);
+    }
+
+    #[test]
+    fn bf16_stays_close_to_f32_and_its_gradients_reach_the_f32_weights() {
+        tch::manual_seed(1);
+        let (vs, encoder, _) = weights(Backbone::Edge);
+        let crops = Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let embed = |precision| encoder.forward(&crops, true, precision);
+        let (full, half) = (embed(Precision::F32), embed(Precision::Bf16));
+        let error = (&full - &half).norm().double_value(&[]) / full.norm().double_value(&[]);
+        assert!(error > 0.0 && error < 0.05, "relative difference {error}");
+        half.square().mean(None).backward();
+        for (name, variable) in vs.variables().iter().filter(|(_, v)| v.requires_grad()) {
+            assert_eq!(variable.kind(), Kind::Float, "{name}");
+            assert!(variable.grad().abs().sum(None).double_value(&[]) > 0.0, "{name} has no gradient");
+        }
     }
 
     #[test]
     fn the_edge_encoder_gives_its_stated_size() {
         let (_vs, encoder, _) = weights(Backbone::Edge);
-        let out = encoder.forward(&Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)), false);
+        let out = encoder.forward(
+            &Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)),
+            false,
+            Precision::F32,
+        );
         assert_eq!(out.size(), [2, Backbone::Edge.embedding_size()]);
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use semblance_face::labels::Expression;
 
-use super::{Outcome, PrepareArgs, encode_jpeg, par_encode};
+use super::{Outcome, PrepareArgs, drop_stored, encode_jpeg, par_encode};
 use crate::store::{Sample, Split, StoreWriter};
 
 const SIDE: usize = 48;
@@ -27,11 +27,8 @@ const LABELS: [Expression; 7] = [
 ];
 
 /// Training, PublicTest, PrivateTest.
-const USAGES: [(&str, Split); 3] = [
-    ("Training", Split::Train),
-    ("PublicTest", Split::Val),
-    ("PrivateTest", Split::Test),
-];
+const USAGES: [(&str, Split); 3] =
+    [("Training", Split::Train), ("PublicTest", Split::Val), ("PrivateTest", Split::Test)];
 
 /// FER+'s order of votes (Barsoum et al. 2016), before "unknown" and "not a face".
 const VOTES: [Expression; 8] = [
@@ -46,7 +43,11 @@ const VOTES: [Expression; 8] = [
 ];
 const VOTE_COLUMNS: usize = 10;
 
+/// The name of each identity's one video.
+const VIDEO: &str = "still";
+
 struct Row {
+    identity: String,
     pixels: Vec<u8>,
     expression: Expression,
     split: Split,
@@ -55,15 +56,15 @@ struct Row {
 
 pub(super) fn read(args: &PrepareArgs, writer: &mut StoreWriter) -> anyhow::Result<Outcome> {
     let path = &args.src;
-    let rows = match path.extension().and_then(|e| e.to_str()) {
+    let mut rows = match path.extension().and_then(|e| e.to_str()) {
         Some("npz") => read_npz(path)?,
         Some("csv") => read_csv(path)?,
         _ => bail!("{}: layout fer2013 reads a .csv or an .npz file", path.display()),
     };
+    let outcome = drop_stored(&mut rows, writer, |row| (&row.identity, VIDEO));
     let encode = |row: &Row| encode_jpeg(&row.pixels, SIDE as u32, SIDE as u32, 1, args.quality);
-    par_encode(&rows, "encoding", encode, |i, jpeg| {
-        let row = &rows[i];
-        writer.begin_video(&format!("fer2013-{i:05}"), "still");
+    par_encode(&rows, "encoding", encode, |row, jpeg, _| {
+        writer.begin_video(&row.identity, VIDEO);
         let sample = Sample {
             expression: Some(row.expression),
             votes: row.votes,
@@ -71,7 +72,12 @@ pub(super) fn read(args: &PrepareArgs, writer: &mut StoreWriter) -> anyhow::Resu
         };
         Ok(writer.push(&jpeg?, &sample)?)
     })?;
-    Ok(Outcome::default())
+    Ok(outcome)
+}
+
+/// The identity of the picture in this row, counted from 0.
+fn identity(row: usize) -> String {
+    format!("fer2013-{row:05}")
 }
 
 fn expression(label: u64) -> anyhow::Result<Expression> {
@@ -94,23 +100,22 @@ fn read_csv(path: &Path) -> anyhow::Result<Vec<Row>> {
     for (i, record) in reader.records().enumerate() {
         let at = || format!("{}: row {}", path.display(), i + 1);
         let record = record.with_context(at)?;
-        rows.push(parse_csv_row(&record, columns).with_context(at)?);
+        rows.push(parse_csv_row(identity(i), &record, columns).with_context(at)?);
     }
     Ok(rows)
 }
 
-fn parse_csv_row(record: &csv::StringRecord, columns: (usize, usize, usize)) -> anyhow::Result<Row> {
+fn parse_csv_row(
+    identity: String,
+    record: &csv::StringRecord,
+    columns: (usize, usize, usize),
+) -> anyhow::Result<Row> {
     let field = |i: usize| record.get(i).map(str::trim).unwrap_or_default();
     let label = field(columns.0);
-    let label = label
-        .parse()
-        .with_context(|| format!("emotion '{label}' is not a number"))?;
+    let label = label.parse().with_context(|| format!("emotion '{label}' is not a number"))?;
     let pixels: Vec<u8> = field(columns.1)
         .split_whitespace()
-        .map(|p| {
-            p.parse()
-                .with_context(|| format!("pixel '{p}' is not a number from 0 to 255"))
-        })
+        .map(|p| p.parse().with_context(|| format!("pixel '{p}' is not a number from 0 to 255")))
         .collect::<anyhow::Result<_>>()?;
     if pixels.len() != PIXELS {
         bail!("{} pixels, not {PIXELS}", pixels.len());
@@ -118,12 +123,7 @@ fn parse_csv_row(record: &csv::StringRecord, columns: (usize, usize, usize)) -> 
     let usage = field(columns.2);
     let split = USAGES.iter().find(|(name, _)| *name == usage);
     let (_, split) = split.with_context(|| format!("usage '{usage}' is not known"))?;
-    Ok(Row {
-        pixels,
-        expression: expression(label)?,
-        split: *split,
-        votes: None,
-    })
+    Ok(Row { identity, pixels, expression: expression(label)?, split: *split, votes: None })
 }
 
 type Npz = npyz::npz::NpzArchive<std::io::BufReader<File>>;
@@ -144,14 +144,10 @@ fn read_npz(path: &Path) -> anyhow::Result<Vec<Row>> {
             usages.len()
         );
     }
-    if let Some((shape, _)) = votes
-        .as_ref()
-        .filter(|(shape, _)| *shape != [count as u64, VOTE_COLUMNS as u64])
+    if let Some((shape, _)) =
+        votes.as_ref().filter(|(shape, _)| *shape != [count as u64, VOTE_COLUMNS as u64])
     {
-        bail!(
-            "{}: ferplus_votes is {shape:?}, not [{count}, {VOTE_COLUMNS}]",
-            path.display()
-        );
+        bail!("{}: ferplus_votes is {shape:?}, not [{count}, {VOTE_COLUMNS}]", path.display());
     }
     (0..count)
         .map(|i| {
@@ -160,6 +156,7 @@ fn read_npz(path: &Path) -> anyhow::Result<Vec<Row>> {
                 .get(usize::from(usages[i]))
                 .with_context(|| format!("usage {} is not known", usages[i]));
             Ok(Row {
+                identity: identity(i),
                 pixels: images[i * PIXELS..(i + 1) * PIXELS].to_vec(),
                 expression: expression(u64::from(labels[i])).with_context(at)?,
                 split: usage.with_context(at)?.1,

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use semblance_face::Frame;
 use semblance_face::bundle::sha256_hex;
 
-use super::{Outcome, PrepareArgs, encode_jpeg, par_encode, relative};
+use super::{CHECKPOINT_FRAMES, Outcome, PrepareArgs, drop_stored, encode_jpeg, par_encode, relative};
 use crate::store::{Sample, Split, StoreWriter};
 
 const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
@@ -18,31 +18,42 @@ struct Entry {
     t_secs: f64,
 }
 
+impl Entry {
+    fn names(&self) -> (&str, &str) {
+        (&self.identity, &self.video)
+    }
+}
+
 pub(super) fn read(args: &PrepareArgs, writer: &mut StoreWriter) -> anyhow::Result<Outcome> {
     let root = &args.src;
-    let entries = list(root, args.fps)?;
+    let mut entries = list(root, args.fps)?;
     if entries.is_empty() {
         bail!("{}: no pictures as identity/video/frame.jpg", root.display());
     }
+    let mut outcome = drop_stored(&mut entries, writer, Entry::names);
     let encode = |entry: &Entry| load(&entry.path, args.quality);
-    let mut outcome = Outcome::default();
     let mut current: Option<(&str, &str)> = None;
-    par_encode(&entries, "reading", encode, |i, jpeg| {
-        let entry = &entries[i];
+    let mut committed = writer.len();
+    par_encode(&entries, "reading", encode, |entry, jpeg, bar| {
         let jpeg = match jpeg {
             Ok(jpeg) => jpeg,
             Err(error) => {
                 outcome.skipped += 1;
-                eprintln!("skipped {}: {error:#}", relative(&entry.path, root));
+                bar.suspend(|| eprintln!("skipped {}: {error:#}", relative(&entry.path, root)));
                 return Ok(());
             }
         };
-        let video = (entry.identity.as_str(), entry.video.as_str());
-        if current != Some(video) {
-            writer.begin_video(video.0, video.1);
-            current = Some(video);
+        let names @ (identity, video) = entry.names();
+        if current != Some(names) {
+            // The index grows with the store, and is written whole.
+            if writer.len() - committed >= CHECKPOINT_FRAMES.max(committed / 4) {
+                writer.checkpoint()?;
+                committed = writer.len();
+            }
+            writer.begin_video(identity, video);
+            current = Some(names);
         }
-        let split = split_of(&entry.identity, args.val_share);
+        let split = split_of(identity, args.val_share);
         Ok(writer.push(&jpeg, &Sample::unlabelled(entry.t_secs, split))?)
     })?;
     Ok(outcome)
@@ -55,7 +66,13 @@ fn load(path: &Path, quality: u8) -> anyhow::Result<Vec<u8>> {
     if bytes.starts_with(&[0xFF, 0xD8]) {
         return Ok(bytes);
     }
-    encode_jpeg(frame.rgb(), frame.width(), frame.height(), 3, quality)
+    let (width, height) = (frame.width(), frame.height());
+    let grey = frame.rgb().chunks_exact(3).all(|p| p[0] == p[1] && p[1] == p[2]);
+    if grey {
+        let luma: Vec<u8> = frame.rgb().iter().step_by(3).copied().collect();
+        return encode_jpeg(&luma, width, height, 1, quality);
+    }
+    encode_jpeg(frame.rgb(), width, height, 3, quality)
 }
 
 /// Every picture, identities and videos by name, frames by number.
@@ -69,21 +86,29 @@ fn list(root: &Path, fps: f64) -> anyhow::Result<Vec<Entry>> {
                 .map(|(name, path)| (frame_number(&name), name, path))
                 .collect();
             frames.sort();
-            let first = frames.first().and_then(|f| f.0).unwrap_or(0);
-            entries.extend(frames.into_iter().enumerate().map(|(i, (number, _, path))| {
-                // Gaps in the numbers are gaps in time.
-                let position = number.map_or(i as u64, |n| n - first);
-                let (identity, video) = (identity.clone(), video.clone());
-                Entry {
-                    path,
-                    identity,
-                    video,
-                    t_secs: position as f64 / fps,
-                }
+            let times = times_secs(&frames.iter().map(|f| f.0).collect::<Vec<_>>(), fps);
+            entries.extend(frames.into_iter().zip(times).map(|((_, _, path), t_secs)| Entry {
+                path,
+                identity: identity.clone(),
+                video: video.clone(),
+                t_secs,
             }));
         }
     }
     Ok(entries)
+}
+
+/// The times of a video's frames from their numbers, in order. Gaps in the numbers are gaps in time; where some frame
+/// has no number, or two have the same, frames count instead.
+fn times_secs(numbers: &[Option<u64>], fps: f64) -> Vec<f64> {
+    let counted = || (0..numbers.len()).map(|i| i as f64 / fps).collect();
+    let Some(known) = numbers.iter().copied().collect::<Option<Vec<u64>>>() else {
+        return counted();
+    };
+    if !known.is_sorted_by(|a, b| a < b) {
+        return counted();
+    }
+    known.iter().map(|n| (n - known[0]) as f64 / fps).collect()
 }
 
 fn children(folder: &Path, folders: bool) -> anyhow::Result<Vec<(String, PathBuf)>> {
@@ -92,10 +117,7 @@ fn children(folder: &Path, folders: bool) -> anyhow::Result<Vec<(String, PathBuf
     for entry in std::fs::read_dir(folder).with_context(at)? {
         let path = entry.with_context(at)?.path();
         if path.is_dir() == folders {
-            let name = path
-                .file_name()
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             found.push((name, path));
         }
     }
@@ -104,11 +126,7 @@ fn children(folder: &Path, folders: bool) -> anyhow::Result<Vec<(String, PathBuf
 }
 
 fn is_picture(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .and_then(|e| e.to_str())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
     EXTENSIONS.contains(&extension.as_str())
 }
 
@@ -116,9 +134,7 @@ fn is_picture(path: &Path) -> bool {
 fn frame_number(name: &str) -> Option<u64> {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let end = stem.rfind(|c: char| c.is_ascii_digit())? + 1;
-    let start = stem[..end]
-        .rfind(|c: char| !c.is_ascii_digit())
-        .map_or(0, |i| i + 1);
+    let start = stem[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
     // A separator of several bytes ends before the digits start.
     stem.get(start..end).and_then(|digits| digits.parse().ok())
 }
@@ -127,11 +143,7 @@ fn frame_number(name: &str) -> Option<u64> {
 fn split_of(identity: &str, val_share: f64) -> Split {
     let digits = &sha256_hex(identity.as_bytes())[..8];
     let hash = u32::from_str_radix(digits, 16).unwrap_or(0);
-    if f64::from(hash) < val_share * f64::from(u32::MAX) {
-        Split::Val
-    } else {
-        Split::Train
-    }
+    if f64::from(hash) < val_share * f64::from(u32::MAX) { Split::Val } else { Split::Train }
 }
 
 #[cfg(test)]
@@ -148,12 +160,17 @@ mod tests {
     }
 
     #[test]
+    fn gaps_in_numbers_are_gaps_in_time() {
+        let some = |numbers: &[u64]| numbers.iter().copied().map(Some).collect::<Vec<_>>();
+        assert_eq!(times_secs(&some(&[7, 8, 12]), 2.0), [0.0, 0.5, 2.5]);
+        assert_eq!(times_secs(&some(&[3, 3, 4]), 2.0), [0.0, 0.5, 1.0]);
+        assert_eq!(times_secs(&[None, Some(1), Some(9)], 2.0), [0.0, 0.5, 1.0]);
+        assert!(times_secs(&[], 2.0).is_empty());
+    }
+
+    #[test]
     fn splits_follow_from_names_and_keep_their_share() {
-        let count = |share| {
-            (0..2000)
-                .filter(|i| split_of(&format!("id{i:05}"), share) == Split::Val)
-                .count()
-        };
+        let count = |share| (0..2000).filter(|i| split_of(&format!("id{i:05}"), share) == Split::Val).count();
         assert_eq!(count(0.0), 0);
         assert_eq!(count(1.0), 2000);
         assert!((150..250).contains(&count(0.1)), "{}", count(0.1));

@@ -9,8 +9,10 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
+use crate::inspect::Summary;
 use crate::progress;
 use crate::store::{Provenance, Split, Store, StoreWriter};
 
@@ -48,7 +50,7 @@ pub struct PrepareArgs {
     #[arg(long)]
     pub out: PathBuf,
 
-    /// Add to a store that is there already
+    /// Add to a store that is there already, and pass over the videos that it has: so an interrupted run goes on
     #[arg(long)]
     pub append: bool,
 
@@ -65,10 +67,23 @@ pub struct PrepareArgs {
     pub val_share: f64,
 }
 
+impl PrepareArgs {
+    /// The defaults of the flags.
+    pub fn new(layout: Layout, src: PathBuf, out: PathBuf) -> Self {
+        Self { layout, src, out, append: false, fps: 25.0, quality: 95, val_share: 0.1 }
+    }
+}
+
+/// Frames after which a long run commits, at the next video's beginning: what an interruption can cost.
+const CHECKPOINT_FRAMES: usize = 20_000;
+
 /// What a layout's reader did.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outcome {
+    /// Pictures that could not be read.
     skipped: u64,
+    /// Pictures of videos that the store had.
+    stored_before: u64,
 }
 
 /// Reads a data set into a store.
@@ -86,74 +101,48 @@ pub fn run(args: &PrepareArgs) -> anyhow::Result<()> {
         bail!("{}: no such file or folder", args.src.display());
     }
     let start = Instant::now();
-    let mut writer = if args.append {
-        StoreWriter::append(&args.out)?
-    } else {
-        StoreWriter::create(&args.out)?
-    };
+    let mut writer =
+        if args.append { StoreWriter::append(&args.out)? } else { StoreWriter::create(&args.out)? };
     let before = writer.len();
     let outcome = match args.layout {
         Layout::Fer2013 => fer2013::read(args, &mut writer)?,
         Layout::Frames => frames::read(args, &mut writer)?,
     };
     let added = writer.len() - before;
-    if added == 0 {
+    if added == 0 && outcome.stored_before == 0 {
         bail!("{}: no picture could be read", args.src.display());
     }
-    let source = args
-        .src
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    writer.commit(Provenance {
-        layout: args.layout.name().to_owned(),
-        source,
-        skipped: outcome.skipped,
-    })?;
+    let source = args.src.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if added > 0 {
+        writer.commit(Provenance {
+            layout: args.layout.name().to_owned(),
+            source,
+            skipped: outcome.skipped,
+        })?;
+    }
     eprintln!(
-        "{added} frames added, {} skipped, in {:.1} s",
+        "{added} frames added, {} skipped, {} there before, in {:.1} s",
         outcome.skipped,
+        outcome.stored_before,
         start.elapsed().as_secs_f64()
     );
-    eprintln!("{}", describe(&Store::open(&args.out)?));
+    eprintln!("{}", Summary::of(&Store::open(&args.out)?));
     Ok(())
 }
 
-/// A store in a few lines, for people.
-fn describe(store: &Store) -> String {
-    let header = store.header();
-    let mut text = format!(
-        "{}: {} frames, {} videos, {} identities",
-        store.dir().display(),
-        store.len(),
-        header.videos.len(),
-        header.identities.len()
-    );
-    for split in Split::ALL {
-        let frames = store.split(split);
-        if frames.is_empty() {
-            continue;
-        }
-        let labelled = frames
-            .iter()
-            .filter(|&&i| store.record(i).expression().is_some())
-            .count();
-        text += &format!(
-            "\n  {:<5} {} frames, {labelled} with an expression",
-            split.name(),
-            frames.len()
-        );
-    }
-    text
+/// Drops the items of videos that the store has, and counts them.
+fn drop_stored<T>(items: &mut Vec<T>, writer: &StoreWriter, video: impl Fn(&T) -> (&str, &str)) -> Outcome {
+    let before = items.len();
+    items.retain(|item| {
+        let (identity, video) = video(item);
+        !writer.has_video(identity, video)
+    });
+    Outcome { stored_before: (before - items.len()) as u64, ..Outcome::default() }
 }
 
 /// A JPEG of grey (`channels` 1) or RGB (3) pixels.
 fn encode_jpeg(pixels: &[u8], width: u32, height: u32, channels: u8, quality: u8) -> anyhow::Result<Vec<u8>> {
-    let colour = if channels == 1 {
-        ExtendedColorType::L8
-    } else {
-        ExtendedColorType::Rgb8
-    };
+    let colour = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality)
         .encode(pixels, width, height, colour)
@@ -161,20 +150,20 @@ fn encode_jpeg(pixels: &[u8], width: u32, height: u32, channels: u8, quality: u8
     Ok(jpeg)
 }
 
-/// Encodes in parallel, in order, with progress; `item` gives the JPEG of one entry.
-fn par_encode<T: Sync>(
-    items: &[T],
+/// Encodes in parallel and hands over in order, with progress.
+fn par_encode<'a, T: Sync>(
+    items: &'a [T],
     what: &str,
     encode: impl Fn(&T) -> anyhow::Result<Vec<u8>> + Sync,
-    mut take: impl FnMut(usize, anyhow::Result<Vec<u8>>) -> anyhow::Result<()>,
+    mut take: impl FnMut(&'a T, anyhow::Result<Vec<u8>>, &ProgressBar) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     use rayon::prelude::*;
     const CHUNK: usize = 1024;
     let bar = progress::bar(items.len() as u64, what);
-    for (chunk_number, chunk) in items.chunks(CHUNK).enumerate() {
+    for chunk in items.chunks(CHUNK) {
         let encoded: Vec<_> = chunk.par_iter().map(&encode).collect();
-        for (i, jpeg) in encoded.into_iter().enumerate() {
-            take(chunk_number * CHUNK + i, jpeg)?;
+        for (item, jpeg) in chunk.iter().zip(encoded) {
+            take(item, jpeg, &bar)?;
         }
         bar.inc(chunk.len() as u64);
     }

@@ -1,9 +1,12 @@
-//! The columns of the index: their names, widths and what stands for "unknown".
+//! The columns of the index: their names, types and what stands for "unknown".
+
+use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 use semblance_face::labels::Expression;
 
-use super::{Sample, Split};
+use super::Sample;
 
 /// Where a frame's JPEG lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -14,55 +17,124 @@ pub(super) struct Place {
     pub(super) shard: u32,
 }
 
-/// Columns that every store has.
-pub(super) const PLACE: &str = "place";
-pub(super) const VIDEO: &str = "video";
-pub(super) const TIME: &str = "t_secs";
-pub(super) const SPLIT: &str = "split";
-/// Columns that are there where a frame has the label.
-pub(super) const EXPRESSION: &str = "expression";
-pub(super) const VOTES: &str = "votes";
-pub(super) const VALENCE_AROUSAL: &str = "valence_arousal";
-pub(super) const ACTION_UNITS: &str = "action_units";
-pub(super) const POSE: &str = "pose";
-pub(super) const LANDMARKS: &str = "landmarks";
-
-/// Bytes a frame of the column of this name; `None` for a name that this version does not know.
-pub(super) fn width(name: &str) -> Option<usize> {
-    Some(match name {
-        PLACE => size_of::<Place>(),
-        VIDEO => 4,
-        TIME => 8,
-        SPLIT | EXPRESSION => 1,
-        VOTES => 4 * 8,
-        VALENCE_AROUSAL => 4 * 2,
-        ACTION_UNITS => 4 * 18,
-        POSE => 4 * 3,
-        LANDMARKS => 4 * 136,
-        _ => return None,
-    })
-}
-
 const NO_EXPRESSION: u8 = u8::MAX;
 
-pub(super) fn expression_byte(expression: Option<Expression>) -> u8 {
-    expression.map_or(NO_EXPRESSION, |e| e.index() as u8)
+pub(super) fn expression_byte(expression: Expression) -> u8 {
+    expression.index() as u8
 }
 
 pub(super) fn expression_from_byte(byte: u8) -> Option<Expression> {
     Expression::ALL.get(usize::from(byte)).copied()
 }
 
-pub(super) fn split_from_byte(byte: u8) -> Option<Split> {
-    Split::ALL.get(usize::from(byte)).copied()
+/// A column of an index that was opened: where it begins, checked to lie within the file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<T> {
+    start: usize,
+    of: std::marker::PhantomData<T>,
 }
 
-/// The frames of a store as columns in memory, while it is written.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Columns {
-    pub(super) place: Vec<Place>,
-    pub(super) video: Vec<u32>,
-    pub(super) samples: Vec<Sample>,
+impl<T: Pod> View<T> {
+    /// The value of a frame, which must be below the number of frames that the view was made for.
+    pub(super) fn get(&self, index: &[u8], frame: usize) -> T {
+        let start = self.start + frame * size_of::<T>();
+        bytemuck::pod_read_unaligned(&index[start..start + size_of::<T>()])
+    }
+}
+
+/// Declares every column once, for reading ([`Views`]) and for writing ([`Columns`]).
+macro_rules! columns {
+    (always { $($a:ident: $at:ty,)* } where_known { $($k:ident: $kt:ty = $unknown:expr,)* }) => {
+        /// Where each column of an index lies.
+        #[derive(Clone, Debug)]
+        pub(super) struct Views {
+            $(pub(super) $a: View<$at>,)*
+            $(pub(super) $k: Option<View<$kt>>,)*
+        }
+
+        impl Views {
+            /// Bytes a frame of the column of this name; `None` for a name that this version does not know.
+            pub(super) fn width(name: &str) -> Option<usize> {
+                $(if name == stringify!($a) {
+                    return Some(size_of::<$at>());
+                })*
+                $(if name == stringify!($k) {
+                    return Some(size_of::<$kt>());
+                })*
+                None
+            }
+
+            /// The columns that lie at `ranges`; the name of one that is missing is the error.
+            pub(super) fn locate(ranges: &BTreeMap<&str, Range<usize>>) -> Result<Self, &'static str> {
+                let start = |name: &str| ranges.get(name).map(|range| range.start);
+                Ok(Self {
+                    $($a: View {
+                        start: start(stringify!($a)).ok_or(stringify!($a))?,
+                        of: std::marker::PhantomData,
+                    },)*
+                    $($k: start(stringify!($k)).map(|start| View {
+                        start,
+                        of: std::marker::PhantomData,
+                    }),)*
+                })
+            }
+        }
+
+        /// The columns in memory, while a store is written. One of labels is empty until a frame has the label, and may
+        /// end before the last frame: the rest is unknown.
+        #[derive(Clone, Debug, Default)]
+        pub(super) struct Columns {
+            $(pub(super) $a: Vec<$at>,)*
+            $($k: Vec<$kt>,)*
+        }
+
+        impl Columns {
+            /// The columns of an index that was opened.
+            pub(super) fn read(index: &[u8], views: &Views, frames: usize) -> Self {
+                Self {
+                    $($a: (0..frames).map(|i| views.$a.get(index, i)).collect(),)*
+                    $($k: (views.$k.iter())
+                        .flat_map(|view| (0..frames).map(|i| view.get(index, i)))
+                        .collect(),)*
+                }
+            }
+
+            /// Names and bytes of the columns that have something in them.
+            pub(super) fn encode(&mut self) -> Vec<(&'static str, &[u8])> {
+                let frames = self.len();
+                let mut columns = vec![$((stringify!($a), bytemuck::cast_slice::<$at, u8>(&self.$a)),)*];
+                $(if !self.$k.is_empty() {
+                    self.$k.resize(frames, $unknown);
+                    columns.push((stringify!($k), bytemuck::cast_slice::<$kt, u8>(&self.$k)));
+                })*
+                columns
+            }
+        }
+
+        /// What stands for "unknown" in each column of labels.
+        #[allow(non_upper_case_globals)]
+        mod unknown {
+            use super::NO_EXPRESSION;
+            $(pub(super) const $k: $kt = $unknown;)*
+        }
+    };
+}
+
+columns! {
+    always {
+        place: Place,
+        video: u32,
+        t_secs: f64,
+        split: u8,
+    }
+    where_known {
+        expression: u8 = NO_EXPRESSION,
+        votes: [f32; 8] = [f32::NAN; 8],
+        valence_arousal: [f32; 2] = [f32::NAN; 2],
+        action_units: [f32; 18] = [f32::NAN; 18],
+        pose: [f32; 3] = [f32::NAN; 3],
+        landmarks: [f32; 136] = [f32::NAN; 136],
+    }
 }
 
 impl Columns {
@@ -70,42 +142,27 @@ impl Columns {
         self.place.len()
     }
 
-    /// Names and bytes of the columns that have something in them.
-    pub(super) fn encode(&self) -> Vec<(&'static str, Vec<u8>)> {
-        let samples = &self.samples;
-        let times: Vec<f64> = samples.iter().map(|s| s.t_secs).collect();
-        let mut columns = vec![
-            (PLACE, bytemuck::cast_slice(&self.place).to_vec()),
-            (VIDEO, bytemuck::cast_slice(&self.video).to_vec()),
-            (TIME, bytemuck::cast_slice(&times).to_vec()),
-            (SPLIT, samples.iter().map(|s| s.split as u8).collect()),
-        ];
-        if samples.iter().any(|s| s.expression.is_some()) {
-            columns.push((
-                EXPRESSION,
-                samples.iter().map(|s| expression_byte(s.expression)).collect(),
-            ));
-        }
-        let mut floats = |name, column: Option<Vec<u8>>| columns.extend(column.map(|bytes| (name, bytes)));
-        floats(VOTES, float_column(samples, |s| s.votes));
-        floats(VALENCE_AROUSAL, float_column(samples, |s| s.valence_arousal));
-        floats(ACTION_UNITS, float_column(samples, |s| s.action_units));
-        floats(POSE, float_column(samples, |s| s.pose));
-        floats(LANDMARKS, float_column(samples, |s| s.landmarks));
-        columns
+    /// Adds a frame.
+    pub(super) fn push(&mut self, place: Place, video: u32, sample: &Sample) {
+        let frame = self.len();
+        let expression = sample.expression.map(expression_byte);
+        put(&mut self.expression, frame, expression, unknown::expression);
+        put(&mut self.votes, frame, sample.votes, unknown::votes);
+        put(&mut self.valence_arousal, frame, sample.valence_arousal, unknown::valence_arousal);
+        put(&mut self.action_units, frame, sample.action_units, unknown::action_units);
+        put(&mut self.pose, frame, sample.pose, unknown::pose);
+        put(&mut self.landmarks, frame, sample.landmarks, unknown::landmarks);
+        self.place.push(place);
+        self.video.push(video);
+        self.t_secs.push(sample.t_secs);
+        self.split.push(sample.split as u8);
     }
 }
 
-/// Values of all frames, NaN for unknown; `None` where no frame has any.
-fn float_column<const N: usize>(
-    samples: &[Sample],
-    get: impl Fn(&Sample) -> Option<[f32; N]>,
-) -> Option<Vec<u8>> {
-    samples.iter().any(|s| get(s).is_some()).then(|| {
-        samples
-            .iter()
-            .flat_map(|s| get(s).unwrap_or([f32::NAN; N]))
-            .flat_map(f32::to_le_bytes)
-            .collect()
-    })
+/// Sets a frame's label, where it has one.
+fn put<T: Copy>(column: &mut Vec<T>, frame: usize, label: Option<T>, unknown: T) {
+    if let Some(label) = label {
+        column.resize(frame, unknown);
+        column.push(label);
+    }
 }

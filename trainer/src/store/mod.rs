@@ -24,6 +24,7 @@ mod reader;
 mod writer;
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use semblance_face::FrameError;
@@ -63,6 +64,16 @@ pub enum StoreError {
     Locked {
         /// The folder.
         path: PathBuf,
+    },
+    /// A frame cannot be stored as it is.
+    #[error("{}: a frame of video '{video}' cannot be stored: {reason}", path.display())]
+    Frame {
+        /// The store.
+        path: PathBuf,
+        /// The video that it was given for.
+        video: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The index is not as it should be.
     #[error("{}: {reason}", path.display())]
@@ -142,9 +153,11 @@ impl Split {
 }
 
 /// What is known of a frame besides its picture.
+///
+/// [`StoreWriter::push`] refuses values outside the ranges given here.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sample {
-    /// Seconds on the video's own clock.
+    /// Seconds on the video's own clock; not before the video's previous frame.
     pub t_secs: f64,
     /// Its part.
     pub split: Split,
@@ -154,7 +167,7 @@ pub struct Sample {
     pub votes: Option<[f32; 8]>,
     /// Valence and arousal in `[-1, 1]`.
     pub valence_arousal: Option<[f32; 2]>,
-    /// Intensity in `[0, 1]` of each of [`semblance_face::labels::ACTION_UNITS`].
+    /// Intensity in `[0, 1]` of each of [`semblance_face::labels::ACTION_UNITS`]; NaN for one that nobody judged.
     pub action_units: Option<[f32; 18]>,
     /// Yaw, pitch and roll in degrees.
     pub pose: Option<[f32; 3]>,
@@ -189,6 +202,13 @@ pub struct Video {
     pub first: u64,
     /// Its frames.
     pub frames: u64,
+}
+
+impl Video {
+    /// The numbers of its frames.
+    pub fn range(&self) -> Range<usize> {
+        self.first as usize..(self.first + self.frames) as usize
+    }
 }
 
 /// Where a store's content came from.

@@ -1,8 +1,8 @@
 //! Reading a store.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::ops::Range;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytemuck::Pod;
@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use semblance_face::Frame;
 use semblance_face::labels::Expression;
 
-use super::columns::{self, Place};
+use super::columns::{self, Columns, Place, View, Views};
 use super::writer::checksum;
 use super::{FORMAT, Header, INDEX, MAGIC, PREAMBLE, Sample, Split, StoreError, Video, shard_name};
 
@@ -20,7 +20,7 @@ pub struct Store {
     dir: PathBuf,
     header: Header,
     index: Mmap,
-    columns: HashMap<String, Range<usize>>,
+    views: Views,
     shards: Vec<Mmap>,
 }
 
@@ -38,11 +38,13 @@ impl Store {
     /// [`StoreError`], which names the file.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(INDEX);
-        let bad = |reason: String| StoreError::Index {
-            path: path.clone(),
-            reason,
+        let bad = |reason: String| StoreError::Index { path: path.clone(), reason };
+        let index = match map(&path) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(bad("there is no clip store here; `trainer prepare` writes one".to_owned()));
+            }
+            index => index?,
         };
-        let index = map(&path)?;
         if index.len() < PREAMBLE || &index[..8] != MAGIC {
             return Err(bad("this is not the index of a clip store".to_owned()));
         }
@@ -51,85 +53,80 @@ impl Store {
         if version > FORMAT {
             return Err(StoreError::Newer { path, found: version });
         }
+        if version == 0 {
+            return Err(bad("the index is damaged (there is no format 0)".to_owned()));
+        }
         let body = &index[PREAMBLE..];
         let header_len = u64::from(u32_at(16)) | u64::from(u32_at(20)) << 32;
         if checksum(header_len, body) != u32_at(12) {
-            return Err(bad(
-                "the index is damaged (its checksum does not match)".to_owned()
-            ));
+            return Err(bad("the index is damaged (its checksum does not match)".to_owned()));
         }
         let json = usize::try_from(header_len).ok().and_then(|n| body.get(..n));
         let json = json.ok_or_else(|| bad("the header is longer than the file".to_owned()))?;
         let header: Header = serde_json::from_slice(json).map_err(|e| bad(format!("header: {e}")))?;
-        let frames = header.frames as usize;
-        let mut columns = HashMap::new();
+        let mut ranges = BTreeMap::new();
         let mut at = PREAMBLE + json.len();
         for name in &header.columns {
-            let width = columns::width(name).ok_or_else(|| bad(format!("column '{name}' is not known")))?;
+            let width = Views::width(name).ok_or_else(|| bad(format!("column '{name}' is not known")))?;
             at = at.next_multiple_of(8);
-            let end = at + width * frames;
-            if end > index.len() {
-                return Err(bad(format!("column '{name}' reaches beyond the file")));
-            }
-            columns.insert(name.clone(), at..end);
+            let end = (usize::try_from(header.frames).ok())
+                .and_then(|frames| frames.checked_mul(width)?.checked_add(at))
+                .filter(|end| *end <= index.len())
+                .ok_or_else(|| bad(format!("column '{name}' reaches beyond the file")))?;
+            ranges.insert(name.as_str(), at..end);
             at = end;
         }
-        for name in [columns::PLACE, columns::VIDEO, columns::TIME, columns::SPLIT] {
-            if !columns.contains_key(name) {
-                return Err(bad(format!("column '{name}' is missing")));
-            }
-        }
+        let views = Views::locate(&ranges).map_err(|name| bad(format!("column '{name}' is missing")))?;
         let mut shards = Vec::new();
         for (number, &expected) in header.shard_bytes.iter().enumerate() {
             let path = dir.join(shard_name(number));
             let shard = map(&path)?;
             if (shard.len() as u64) < expected {
-                return Err(StoreError::Cut {
-                    path,
-                    expected,
-                    actual: shard.len() as u64,
-                });
+                return Err(StoreError::Cut { path, expected, actual: shard.len() as u64 });
             }
             shards.push(shard);
         }
-        let store = Self {
-            dir: dir.to_owned(),
-            header,
-            index,
-            columns,
-            shards,
-        };
+        let store = Self { dir: dir.to_owned(), header, index, views, shards };
         store.check_references().map_err(bad)?;
         Ok(store)
     }
 
-    /// Every number that is later used as an index, checked once.
+    /// Every number that is later used as an index, and every order that callers rely on, checked once.
     fn check_references(&self) -> Result<(), String> {
-        let (videos, identities) = (self.header.videos.len(), self.header.identities.len());
+        let mut next = 0;
         for video in &self.header.videos {
-            let within = video
-                .first
-                .checked_add(video.frames)
-                .is_some_and(|end| end <= self.header.frames);
-            if video.identity as usize >= identities || !within {
-                return Err(format!(
-                    "video '{}' names frames or an identity that are not there",
-                    video.name
-                ));
+            let end = video.first.checked_add(video.frames).filter(|end| *end <= self.header.frames);
+            if video.identity as usize >= self.header.identities.len() || video.first != next || end.is_none()
+            {
+                return Err(format!("video '{}' names frames or an identity that are not there", video.name));
+            }
+            next += video.frames;
+        }
+        if next != self.header.frames {
+            return Err(format!("frame {next} belongs to no video"));
+        }
+        for (v, video) in self.header.videos.iter().enumerate() {
+            let mut previous = f64::NEG_INFINITY;
+            for i in video.range() {
+                self.check_frame(i, v)?;
+                let t_secs = self.record(i).t_secs();
+                if !t_secs.is_finite() || t_secs < previous {
+                    return Err(format!("frame {i} is out of the order of time"));
+                }
+                previous = t_secs;
             }
         }
-        for i in 0..self.len() {
-            let place: Place = self.value(columns::PLACE, i);
-            let shard = self.header.shard_bytes.get(place.shard as usize);
-            let end = place.offset.checked_add(u64::from(place.length));
-            let inside = shard.zip(end).is_some_and(|(bytes, end)| end <= *bytes);
-            let video: u32 = self.value(columns::VIDEO, i);
-            let split = columns::split_from_byte(self.value(columns::SPLIT, i));
-            if !inside || video as usize >= videos || split.is_none() {
-                return Err(format!(
-                    "frame {i} names a shard, video or split that is not there"
-                ));
-            }
+        Ok(())
+    }
+
+    fn check_frame(&self, i: usize, video: usize) -> Result<(), String> {
+        let place = self.value(&self.views.place, i);
+        let shard = self.header.shard_bytes.get(place.shard as usize);
+        let end = place.offset.checked_add(u64::from(place.length));
+        let inside = shard.zip(end).is_some_and(|(bytes, end)| end <= *bytes);
+        let split = Split::ALL.get(usize::from(self.value(&self.views.split, i)));
+        if !inside || self.value(&self.views.video, i) as usize != video || split.is_none() {
+            return Err(format!("frame {i} names a shard, video or split that is not there"));
         }
         Ok(())
     }
@@ -160,27 +157,53 @@ impl Store {
         Record { store: self, index }
     }
 
+    /// Whether some frame has an expression.
+    pub fn has_expression(&self) -> bool {
+        self.views.expression.is_some()
+    }
+
+    /// Whether some frame has votes.
+    pub fn has_votes(&self) -> bool {
+        self.views.votes.is_some()
+    }
+
+    /// Whether some frame has valence and arousal.
+    pub fn has_valence_arousal(&self) -> bool {
+        self.views.valence_arousal.is_some()
+    }
+
+    /// Whether some frame has action units.
+    pub fn has_action_units(&self) -> bool {
+        self.views.action_units.is_some()
+    }
+
+    /// Whether some frame has a head pose.
+    pub fn has_pose(&self) -> bool {
+        self.views.pose.is_some()
+    }
+
+    /// Whether some frame has landmarks.
+    pub fn has_landmarks(&self) -> bool {
+        self.views.landmarks.is_some()
+    }
+
     /// Numbers of the frames of a split, rising.
     pub fn split(&self, split: Split) -> Vec<usize> {
-        (0..self.len())
-            .filter(|&i| self.record(i).split() == split)
-            .collect()
+        (0..self.len()).filter(|&i| self.record(i).split() == split).collect()
     }
 
-    fn value<T: Pod>(&self, column: &str, index: usize) -> T {
-        let start = self.columns[column].start + index * size_of::<T>();
-        bytemuck::pod_read_unaligned(&self.index[start..start + size_of::<T>()])
+    fn value<T: Pod>(&self, view: &View<T>, index: usize) -> T {
+        view.get(&self.index, index)
     }
 
-    fn floats<const N: usize>(&self, column: &str, index: usize) -> Option<[f32; N]>
-    where
-        [f32; N]: Pod,
-    {
-        let range = self.columns.get(column)?;
-        let start = range.start + index * size_of::<[f32; N]>();
-        let values: [f32; N] =
-            bytemuck::pod_read_unaligned(&self.index[start..start + size_of::<[f32; N]>()]);
-        (!values[0].is_nan()).then_some(values)
+    fn floats<const N: usize>(&self, view: &Option<View<[f32; N]>>, index: usize) -> Option<[f32; N]> {
+        let values = self.value(view.as_ref()?, index);
+        (!values.iter().all(|v| v.is_nan())).then_some(values)
+    }
+
+    pub(super) fn into_columns(self) -> (Header, Columns) {
+        let columns = Columns::read(&self.index, &self.views, self.header.frames as usize);
+        (self.header, columns)
     }
 }
 
@@ -192,13 +215,9 @@ fn map(path: &Path) -> Result<Mmap, StoreError> {
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn place(&self) -> Place {
-        self.store.value(columns::PLACE, self.index)
-    }
-
     /// The picture as it is stored.
     pub fn jpeg(&self) -> &'a [u8] {
-        let place = self.place();
+        let place: Place = self.store.value(&self.store.views.place, self.index);
         let start = place.offset as usize;
         &self.store.shards[place.shard as usize][start..start + place.length as usize]
     }
@@ -222,7 +241,7 @@ impl<'a> Record<'a> {
 
     /// Index of its video in [`Header::videos`].
     pub fn video_index(&self) -> usize {
-        self.store.value::<u32>(columns::VIDEO, self.index) as usize
+        self.store.value(&self.store.views.video, self.index) as usize
     }
 
     /// Its video.
@@ -237,38 +256,55 @@ impl<'a> Record<'a> {
 
     /// Seconds on the video's own clock.
     pub fn t_secs(&self) -> f64 {
-        self.store.value(columns::TIME, self.index)
+        self.store.value(&self.store.views.t_secs, self.index)
     }
 
     /// Its part.
     pub fn split(&self) -> Split {
-        columns::split_from_byte(self.store.value(columns::SPLIT, self.index)).unwrap_or(Split::Train)
+        Split::ALL[usize::from(self.store.value(&self.store.views.split, self.index))]
     }
 
     /// Its expression, where known.
     pub fn expression(&self) -> Option<Expression> {
-        let known = self.store.columns.contains_key(columns::EXPRESSION);
-        known
-            .then(|| self.store.value(columns::EXPRESSION, self.index))
-            .and_then(columns::expression_from_byte)
+        let view = self.store.views.expression.as_ref()?;
+        columns::expression_from_byte(self.store.value(view, self.index))
+    }
+
+    /// Its votes, where known; see [`Sample::votes`].
+    pub fn votes(&self) -> Option<[f32; 8]> {
+        self.store.floats(&self.store.views.votes, self.index)
+    }
+
+    /// Its valence and arousal, where known; see [`Sample::valence_arousal`].
+    pub fn valence_arousal(&self) -> Option<[f32; 2]> {
+        self.store.floats(&self.store.views.valence_arousal, self.index)
+    }
+
+    /// Its action units, where known; see [`Sample::action_units`].
+    pub fn action_units(&self) -> Option<[f32; 18]> {
+        self.store.floats(&self.store.views.action_units, self.index)
+    }
+
+    /// Its head pose, where known; see [`Sample::pose`].
+    pub fn pose(&self) -> Option<[f32; 3]> {
+        self.store.floats(&self.store.views.pose, self.index)
     }
 
     /// Its landmarks, where known; see [`Sample::landmarks`].
     pub fn landmarks(&self) -> Option<[f32; 136]> {
-        self.store.floats(columns::LANDMARKS, self.index)
+        self.store.floats(&self.store.views.landmarks, self.index)
     }
 
     /// Everything known of it.
     pub fn sample(&self) -> Sample {
-        let store = self.store;
         Sample {
             t_secs: self.t_secs(),
             split: self.split(),
             expression: self.expression(),
-            votes: store.floats(columns::VOTES, self.index),
-            valence_arousal: store.floats(columns::VALENCE_AROUSAL, self.index),
-            action_units: store.floats(columns::ACTION_UNITS, self.index),
-            pose: store.floats(columns::POSE, self.index),
+            votes: self.votes(),
+            valence_arousal: self.valence_arousal(),
+            action_units: self.action_units(),
+            pose: self.pose(),
             landmarks: self.landmarks(),
         }
     }

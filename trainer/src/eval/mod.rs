@@ -1,0 +1,292 @@
+//! `trainer eval`: how good an encoder is for a task, by a named protocol.
+
+mod features;
+mod finetune;
+mod probe;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use clap::{Args, ValueEnum};
+use semblance_calib::{LinearHead, argmax};
+use semblance_face::labels::Expression;
+use serde::{Deserialize, Serialize};
+use tch::nn;
+
+use crate::checkpoint::Checkpoint;
+use crate::config;
+use crate::data::training_device;
+use crate::nets::{Backbone, Encoder};
+use crate::store::{Split, Store};
+
+pub use features::{Features, bundle_features, encoder_features};
+pub use finetune::{FinetuneConfig, finetune};
+pub use probe::linear_probe;
+pub use report::{ClassReport, Report};
+
+/// What is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Task {
+    /// The categorical expression.
+    Expression,
+}
+
+/// How a score comes about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// The encoder is frozen; a linear softmax classifier is fitted on its embeddings of the training split.
+    Linear,
+    /// Encoder and classifier are trained together on the training split.
+    Finetune,
+    /// The head that the run or the bundle already has; nothing is trained.
+    OwnHead,
+}
+
+impl Protocol {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Finetune => "finetune",
+            Self::OwnHead => "own-head",
+        }
+    }
+}
+
+/// Options of `trainer eval`.
+#[derive(Clone, Debug, Args)]
+pub struct EvalArgs {
+    /// What is predicted
+    #[arg(long, value_enum, default_value_t = Task::Expression)]
+    pub task: Task,
+
+    /// How the score comes about
+    #[arg(long, value_enum)]
+    pub protocol: Protocol,
+
+    /// A run (or its checkpoint file) to judge
+    #[arg(long, conflicts_with_all = ["bundle", "random_init"])]
+    pub checkpoint: Option<PathBuf>,
+
+    /// A bundle to judge, with the inference that the edge uses
+    #[arg(long, conflicts_with = "random_init")]
+    pub bundle: Option<PathBuf>,
+
+    /// Judge an encoder with random weights: what a pretrained one has to beat
+    #[arg(long, value_name = "BACKBONE")]
+    pub random_init: Option<Backbone>,
+
+    /// Side of the input in pixels, with --random-init
+    #[arg(long, default_value_t = 64)]
+    pub side_px: u32,
+
+    /// Store with labelled pictures
+    #[arg(long)]
+    pub data: PathBuf,
+
+    /// Split that is scored; `train` is what is trained on, `val` what settings are chosen on
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    pub split: Split,
+
+    /// TOML file with settings of fine-tuning
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+
+    /// Folder that a fine-tuned encoder and its head are written to, as a run
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+
+    /// Seed of random weights, of the head and of the order of the data
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An encoder with weights, and how it wants its input.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Holds the encoder's variables under `encoder`.
+    pub vs: nn::VarStore,
+    /// The encoder.
+    pub encoder: Encoder,
+    /// Side of its input in pixels.
+    pub side_px: u32,
+    /// Normalisation.
+    pub mean: [f32; 3],
+    /// Normalisation.
+    pub std: [f32; 3],
+}
+
+impl Loaded {
+    /// The encoder of a checkpoint.
+    ///
+    /// # Errors
+    /// Where it lacks a weight.
+    pub fn from_checkpoint(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
+        let meta = &checkpoint.meta;
+        let vs = nn::VarStore::new(training_device());
+        let encoder = meta.backbone.build(&(vs.root() / "encoder"));
+        checkpoint.restore(&vs)?;
+        Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
+    }
+
+    /// An encoder with random weights.
+    pub fn random(backbone: Backbone, side_px: u32, seed: u64) -> Self {
+        tch::manual_seed(seed as i64);
+        let vs = nn::VarStore::new(training_device());
+        let encoder = backbone.build(&(vs.root() / "encoder"));
+        Self { vs, encoder, side_px, mean: [0.5; 3], std: [0.25; 3] }
+    }
+}
+
+/// The expressions that occur in the training split, in the project's order: the classes of every classifier.
+///
+/// # Errors
+/// Where fewer than two occur.
+pub fn classes(store: &Store) -> anyhow::Result<Vec<Expression>> {
+    let mut seen = [false; Expression::ALL.len()];
+    for index in store.split(Split::Train) {
+        if let Some(expression) = store.record(index).expression() {
+            seen[expression.index()] = true;
+        }
+    }
+    let classes: Vec<_> = Expression::ALL.into_iter().filter(|e| seen[e.index()]).collect();
+    let dir = store.dir().display();
+    ensure!(classes.len() > 1, "{dir}: the training split has fewer than two expressions to learn");
+    Ok(classes)
+}
+
+/// The frames of a split whose expression is one of `classes`, and its place among them.
+pub fn labelled(store: &Store, split: Split, classes: &[Expression]) -> (Vec<usize>, Vec<usize>) {
+    store
+        .split(split)
+        .into_iter()
+        .filter_map(|i| {
+            let expression = store.record(i).expression()?;
+            Some((i, classes.iter().position(|c| *c == expression)?))
+        })
+        .unzip()
+}
+
+/// Runs `trainer eval`.
+///
+/// # Errors
+/// Names what stands in the way.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let store = Store::open(&args.data)?;
+    let report = match (&args.checkpoint, &args.bundle, args.random_init) {
+        (Some(path), None, None) => {
+            let checkpoint = Checkpoint::load(path)?;
+            let loaded = Loaded::from_checkpoint(&checkpoint)?;
+            match args.protocol {
+                Protocol::OwnHead => {
+                    let head = checkpoint_head(&checkpoint)?;
+                    let features = encoder_features(&loaded, &store, args.split, &head_classes(&head)?)?;
+                    own_head(&features, &head, args.split)?
+                }
+                _ => judge(args, loaded, &store)?,
+            }
+        }
+        (None, Some(dir), None) => judge_bundle(args, dir, &store)?,
+        (None, None, Some(backbone)) => {
+            judge(args, Loaded::random(backbone, args.side_px, args.seed), &store)?
+        }
+        _ => bail!("give one of --checkpoint, --bundle and --random-init"),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}
+
+fn judge(args: &EvalArgs, loaded: Loaded, store: &Store) -> anyhow::Result<Report> {
+    match args.protocol {
+        Protocol::Linear => {
+            let classes = classes(store)?;
+            let features = |split| encoder_features(&loaded, store, split, &classes);
+            probe_report(&features(Split::Train)?, &features(Split::Val)?, &features(args.split)?, args.split)
+        }
+        Protocol::Finetune => {
+            let mut config: FinetuneConfig =
+                config::layered(args.config.as_deref(), toml::Table::from_iter([]))?;
+            config.seed = args.seed;
+            finetune(&config, loaded, store, args.split, args.out.as_deref())
+        }
+        Protocol::OwnHead => bail!("an encoder with random weights has no head"),
+    }
+}
+
+fn judge_bundle(args: &EvalArgs, dir: &std::path::Path, store: &Store) -> anyhow::Result<Report> {
+    let bundle = semblance_face::Bundle::open(dir)?;
+    if args.protocol == Protocol::Linear {
+        let classes = classes(store)?;
+        let features = |split| bundle_features(&bundle, store, split, &classes);
+        return probe_report(
+            &features(Split::Train)?,
+            &features(Split::Val)?,
+            &features(args.split)?,
+            args.split,
+        );
+    }
+    if args.protocol == Protocol::Finetune {
+        eprintln!("a bundle is not trained any further: its own heads are scored");
+    }
+    let heads = semblance_calib::Heads::from_safetensors(bundle.heads_safetensors())
+        .with_context(|| dir.display().to_string())?;
+    let head = heads.expression().with_context(|| format!("{}: no expression head", dir.display()))?;
+    let features = bundle_features(&bundle, store, args.split, &head_classes(head)?)?;
+    own_head(&features, head, args.split)
+}
+
+fn probe_report(train: &Features, val: &Features, scored: &Features, split: Split) -> anyhow::Result<Report> {
+    let head = linear_probe(train, val)?;
+    let mut report = own_head(scored, &head, split)?;
+    report.protocol = Protocol::Linear.name();
+    Ok(report)
+}
+
+/// Scores a head on embeddings.
+///
+/// # Errors
+/// Where there is nothing to score.
+pub fn own_head(features: &Features, head: &LinearHead, split: Split) -> anyhow::Result<Report> {
+    let mut logits = vec![0.0; head.labels().len()];
+    let predicted = features.rows().map(|embedding| {
+        head.logits_into(embedding, &mut logits);
+        argmax(&logits)
+    });
+    Report::expression(Protocol::OwnHead.name(), split, &features.classes, &features.labels, predicted)
+}
+
+/// The head that a fine-tuned run has.
+///
+/// # Errors
+/// Where it has none.
+pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
+    let meta = &checkpoint.meta;
+    ensure!(
+        !meta.labels.is_empty(),
+        "this run ({}) has no head of its own: fine-tune it with `trainer eval --protocol finetune --out RUN`",
+        meta.method
+    );
+    let values = |name: &str| -> anyhow::Result<Vec<f32>> {
+        Ok(crate::checkpoint::floats(&checkpoint.tensor(name)?)?)
+    };
+    let (weight, bias) = (values("model.head.weight")?, values("model.head.bias")?);
+    let dim = meta.backbone.embedding_size() as usize;
+    Ok(LinearHead::new("expression", meta.labels.clone(), dim, weight, bias)?)
+}
+
+/// The expressions behind a head's rows.
+fn head_classes(head: &LinearHead) -> anyhow::Result<Vec<Expression>> {
+    let parse =
+        |name: &String| Expression::from_name(name).with_context(|| format!("label '{name}' is not known"));
+    head.labels().iter().map(parse).collect()
+}

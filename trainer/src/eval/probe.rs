@@ -1,0 +1,133 @@
+//! The linear probe: a softmax classifier on frozen embeddings.
+
+use anyhow::ensure;
+use semblance_calib::{LinearHead, argmax};
+use tch::{Kind, Tensor, no_grad};
+
+use super::Features;
+use crate::checkpoint::floats;
+use crate::data::training_device;
+use crate::optim::{Adam, CosineSchedule};
+
+/// Strengths of L2 regularisation that are tried; the one that is best on validation is kept.
+const L2: [f64; 4] = [1e-5, 1e-4, 1e-3, 1e-2];
+/// Full-batch steps of Adam; the problem is convex, and this many bring it to rest.
+const STEPS: i64 = 400;
+const LR: f64 = 0.05;
+
+/// Fits a softmax classifier on standardised embeddings of the training split, with the regularisation that classifies
+/// `val` best. The standardisation is folded into the head that is returned.
+///
+/// # Errors
+/// Where a split has no labelled picture.
+pub fn linear_probe(train: &Features, val: &Features) -> anyhow::Result<LinearHead> {
+    ensure!(!train.labels.is_empty(), "the training split has no labelled picture");
+    ensure!(
+        !val.labels.is_empty(),
+        "the validation split has no labelled picture to choose the regularisation on"
+    );
+    let mut best: Option<(usize, LinearHead)> = None;
+    for l2 in L2 {
+        let head = fit(train, l2)?;
+        let right = hits(&head, val);
+        if best.as_ref().is_none_or(|(most, _)| right > *most) {
+            best = Some((right, head));
+        }
+    }
+    best.map(|(_, head)| head).ok_or_else(|| anyhow::anyhow!("no regularisation was tried"))
+}
+
+fn hits(head: &LinearHead, features: &Features) -> usize {
+    let mut logits = vec![0.0; head.labels().len()];
+    let rows = features.rows().zip(&features.labels);
+    rows.filter(|(embedding, label)| {
+        head.logits_into(embedding, &mut logits);
+        argmax(&logits) == **label
+    })
+    .count()
+}
+
+fn fit(features: &Features, l2: f64) -> anyhow::Result<LinearHead> {
+    let device = training_device();
+    let (dim, classes) = (features.dim as i64, features.classes.len() as i64);
+    let raw = Tensor::from_slice(&features.values).view([-1, dim]).to_device(device);
+    let labels: Vec<i64> = features.labels.iter().map(|&l| l as i64).collect();
+    let labels = Tensor::from_slice(&labels).to_device(device);
+    let mean = raw.mean_dim([0].as_slice(), true, None);
+    // A value that never changes has nothing to tell; it is not blown up.
+    let std = raw.std_dim([0].as_slice(), false, true).clamp_min(1e-6);
+    let x = (raw - &mean) / &std;
+    let zeros = |shape: &[i64]| Tensor::zeros(shape, (Kind::Float, device)).set_requires_grad(true);
+    let (weight, bias) = (zeros(&[classes, dim]), zeros(&[classes]));
+    let parameters =
+        vec![("weight".to_owned(), weight.shallow_clone()), ("bias".to_owned(), bias.shallow_clone())];
+    let mut adam = Adam::new(parameters, 0.0);
+    let schedule = CosineSchedule { lr: LR, constant_steps: STEPS / 4, total_steps: STEPS };
+    for step in 0..STEPS {
+        let logits = x.matmul(&weight.tr()) + &bias;
+        let loss = logits.cross_entropy_for_logits(&labels) + weight.square().sum(None) * l2;
+        adam.zero_grad();
+        loss.backward();
+        adam.step(schedule.lr_at(step));
+    }
+    let (weight, bias) = no_grad(|| {
+        let weight = &weight / &std;
+        let bias = &bias - weight.matmul(&mean.squeeze_dim(0));
+        (weight, bias)
+    });
+    let names = features.classes.iter().map(|e| e.name().to_owned()).collect();
+    Ok(LinearHead::new("expression", names, features.dim, floats(&weight)?, floats(&bias)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+    use semblance_face::labels::Expression;
+
+    /// Two classes along one direction, far from the origin and on very different scales.
+    fn separable(seed: u64, count: usize) -> Features {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let labels: Vec<usize> = (0..count).map(|i| i % 2).collect();
+        let values = labels
+            .iter()
+            .flat_map(|&l| {
+                let side = if l == 1 { 1.0 } else { -1.0 };
+                let noise: f32 = rng.random_range(-0.9..0.9);
+                [500.0 + 100.0 * (side + noise), 0.001 * rng.random_range(-1.0..1.0), 7.0]
+            })
+            .collect();
+        Features { classes: vec![Expression::Neutral, Expression::Happy], labels, dim: 3, values }
+    }
+
+    #[test]
+    fn separable_classes_are_separated_whatever_their_scale() {
+        let head = linear_probe(&separable(1, 400), &separable(2, 100)).unwrap();
+        let unseen = separable(3, 200);
+        assert_eq!(hits(&head, &unseen), 200);
+        assert_eq!(head.labels(), ["neutral", "happy"]);
+    }
+
+    #[test]
+    fn a_single_gaussian_pair_gives_the_logistic_closed_form() {
+        // For one binary feature the unregularised optimum is the log odds of the counts: 30 of 40 against 10 of 60.
+        let counts = [(1.0, 1, 30), (1.0, 0, 10), (0.0, 1, 10), (0.0, 0, 50)];
+        let (mut labels, mut values) = (Vec::new(), Vec::new());
+        for (x, label, count) in counts {
+            for _ in 0..count {
+                labels.push(label);
+                values.push(x);
+            }
+        }
+        let features =
+            Features { classes: vec![Expression::Neutral, Expression::Happy], labels, dim: 1, values };
+        let head = fit(&features, 0.0).unwrap();
+        let mut logits = [0.0; 2];
+        for (x, odds) in [(1.0, 30.0f32 / 10.0), (0.0, 10.0 / 50.0)] {
+            head.logits_into(&[x], &mut logits);
+            assert!((logits[1] - logits[0] - odds.ln()).abs() < 1e-2, "{logits:?} {}", odds.ln());
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! `trainer inspect`: what a clip store holds, in numbers and as a contact sheet.
+
+mod font;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Cursor;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use image::imageops::{self, FilterType};
+use image::{ImageFormat, ImageReader, Rgb, RgbImage};
+use indicatif::{HumanBytes, HumanCount};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+use semblance_face::labels::Expression;
+use serde::Serialize;
+
+use crate::store::{FORMAT, Provenance, Record, Split, Store};
+
+/// Side of a sheet's pictures, in pixels.
+const TILE_PX: u32 = 96;
+/// Height of the two lines below a picture, in pixels.
+const CAPTION_PX: u32 = 2 * LINE_PX + 4;
+const LINE_PX: u32 = font::HEIGHT_PX + 2;
+/// Characters in a line.
+const LINE_CHARS: usize = ((TILE_PX - MARGIN_PX) / font::ADVANCE_PX) as usize;
+/// Left of a line, in pixels.
+const MARGIN_PX: u32 = 2;
+
+const BACKGROUND: Rgb<u8> = Rgb([24, 24, 28]);
+const LABEL_COLOUR: Rgb<u8> = Rgb([255, 214, 102]);
+const NAME_COLOUR: Rgb<u8> = Rgb([160, 160, 170]);
+const LANDMARK_COLOUR: Rgb<u8> = Rgb([80, 255, 120]);
+
+/// Options of `trainer inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Folder of the store
+    #[arg(long)]
+    pub data: PathBuf,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+
+    /// Decode every picture, and fail where one is damaged
+    #[arg(long)]
+    pub check: bool,
+
+    /// Write a contact sheet of random frames with their labels: a PNG file
+    #[arg(long, value_name = "OUT.png")]
+    pub sheet: Option<PathBuf>,
+
+    /// Rows of the sheet
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rows: u32,
+
+    /// Columns of the sheet
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub cols: u32,
+
+    /// Seed of the sheet's choice of frames
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Only frames of this split on the sheet
+    #[arg(long)]
+    pub split: Option<Split>,
+}
+
+/// Prints what a store holds, and draws its sheet where one is asked for.
+///
+/// # Errors
+/// A store that cannot be read, a sheet that cannot be drawn or written, or, with `--check`, a damaged picture.
+pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
+    let store = Store::open(&args.data)?;
+    let summary = Summary::of(&store);
+    if args.json {
+        println!("{}", serde_json::to_string(&summary)?);
+    } else {
+        println!("{summary}");
+    }
+    if let Some(path) = &args.sheet {
+        let frames = choose(&store, args)?;
+        let sheet = sheet(&store, &frames, args.cols)?;
+        let mut png = Vec::new();
+        sheet.write_to(&mut Cursor::new(&mut png), ImageFormat::Png)?;
+        std::fs::write(path, png).with_context(|| path.display().to_string())?;
+        eprintln!("{}: {} frames", path.display(), frames.len());
+    }
+    if args.check {
+        check(&store)?;
+    }
+    Ok(())
+}
+
+/// Decodes everything, and names what is damaged.
+fn check(store: &Store) -> anyhow::Result<()> {
+    let errors: Vec<_> =
+        (0..store.len()).into_par_iter().filter_map(|i| store.record(i).decode().err()).collect();
+    for error in &errors {
+        eprintln!("{error}");
+    }
+    ensure!(
+        errors.is_empty(),
+        "{}: {} of {} pictures are damaged; prepare the store again",
+        store.dir().display(),
+        errors.len(),
+        store.len()
+    );
+    eprintln!("{}: all {} pictures decode", store.dir().display(), store.len());
+    Ok(())
+}
+
+/// What a store holds, in numbers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Its folder.
+    pub store: String,
+    /// Its format's version.
+    pub format: u32,
+    /// Frames.
+    pub frames: usize,
+    /// People.
+    pub identities: usize,
+    /// Videos.
+    pub videos: usize,
+    /// Frames of the shortest and of the longest video.
+    pub video_frames: [u64; 2],
+    /// Frames of each split.
+    pub splits: BTreeMap<&'static str, usize>,
+    /// Frames that have each kind of label; kinds that none has are left out.
+    pub labels: BTreeMap<&'static str, usize>,
+    /// Frames of each expression.
+    pub expressions: BTreeMap<&'static str, usize>,
+    /// Pictures of each size, `WIDTHxHEIGHT` in pixels.
+    pub sizes: BTreeMap<String, usize>,
+    /// Bytes of all pictures.
+    pub picture_bytes: u64,
+    /// Where the frames came from.
+    pub provenance: Vec<Provenance>,
+}
+
+impl Summary {
+    /// Counts everything in a store; of pictures only the headers are read.
+    pub fn of(store: &Store) -> Self {
+        let header = store.header();
+        let records = || (0..store.len()).map(|i| store.record(i));
+        let having = |has: fn(&Record<'_>) -> bool| records().filter(has).count();
+        let mut labels = BTreeMap::from([
+            ("expression", having(|r| r.expression().is_some())),
+            ("votes", having(|r| r.votes().is_some())),
+            ("valence_arousal", having(|r| r.valence_arousal().is_some())),
+            ("action_units", having(|r| r.action_units().is_some())),
+            ("pose", having(|r| r.pose().is_some())),
+            ("landmarks", having(|r| r.landmarks().is_some())),
+        ]);
+        labels.retain(|_, frames| *frames > 0);
+        let lengths = || header.videos.iter().map(|v| v.frames);
+        Self {
+            store: store.dir().display().to_string(),
+            format: FORMAT,
+            frames: store.len(),
+            identities: header.identities.len(),
+            videos: header.videos.len(),
+            video_frames: [lengths().min().unwrap_or(0), lengths().max().unwrap_or(0)],
+            splits: count(records().map(|r| r.split().name())),
+            labels,
+            expressions: count(records().filter_map(|r| r.expression()).map(Expression::name)),
+            sizes: sizes(store),
+            picture_bytes: header.shard_bytes.iter().sum(),
+            provenance: header.provenance.clone(),
+        }
+    }
+}
+
+fn count<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
+    let mut counts = BTreeMap::new();
+    keys.for_each(|key| *counts.entry(key).or_default() += 1);
+    counts
+}
+
+/// How many pictures have each size, by their headers.
+fn sizes(store: &Store) -> BTreeMap<String, usize> {
+    let size = |i: usize| {
+        ImageReader::with_format(Cursor::new(store.record(i).jpeg()), ImageFormat::Jpeg)
+            .into_dimensions()
+            .ok()
+    };
+    let sizes: Vec<_> = (0..store.len()).into_par_iter().map(size).collect();
+    let name = |size: Option<(u32, u32)>| match size {
+        Some((width, height)) => format!("{width}x{height}"),
+        None => "unreadable".to_owned(),
+    };
+    count(sizes.into_iter()).into_iter().map(|(size, frames)| (name(size), frames)).collect()
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |n: usize| HumanCount(n as u64);
+        let list = |counts: Vec<(&str, usize)>| {
+            let parts: Vec<_> = counts.iter().map(|(name, n)| format!("{name} {}", number(*n))).collect();
+            parts.join(", ")
+        };
+        let in_order = |names: Vec<&'static str>, counts: &BTreeMap<&'static str, usize>| {
+            list(names.into_iter().filter_map(|name| Some((name, *counts.get(name)?))).collect())
+        };
+        writeln!(f, "{}: clip store of format {}", self.store, self.format)?;
+        let splits = in_order(Split::ALL.map(Split::name).to_vec(), &self.splits);
+        writeln!(f, "  frames       {} ({splits})", number(self.frames))?;
+        writeln!(f, "  identities   {}", number(self.identities))?;
+        let [shortest, longest] = self.video_frames;
+        writeln!(f, "  videos       {}, {shortest} to {longest} frames each", number(self.videos))?;
+        let sizes = list(self.sizes.iter().map(|(size, n)| (size.as_str(), *n)).collect());
+        writeln!(f, "  pictures     {} in all; {sizes}", HumanBytes(self.picture_bytes))?;
+        writeln!(f, "  labels       {}", list(self.labels.iter().map(|(k, n)| (*k, *n)).collect()))?;
+        if !self.expressions.is_empty() {
+            let expressions = in_order(Expression::ALL.map(Expression::name).to_vec(), &self.expressions);
+            writeln!(f, "  expressions  {expressions}")?;
+        }
+        for (i, run) in self.provenance.iter().enumerate() {
+            let title = if i == 0 { "from" } else { "" };
+            let newline = if i == 0 { "" } else { "\n" };
+            write!(f, "{newline}  {title:<13}{} ({}), {} skipped", run.source, run.layout, run.skipped)?;
+        }
+        Ok(())
+    }
+}
+
+/// Random frames for a sheet, in the store's order.
+fn choose(store: &Store, args: &InspectArgs) -> anyhow::Result<Vec<usize>> {
+    let among = match args.split {
+        Some(split) => store.split(split),
+        None => (0..store.len()).collect(),
+    };
+    if among.is_empty() {
+        bail!("{}: no frame to show", store.dir().display());
+    }
+    let wanted = among.len().min((args.rows * args.cols) as usize);
+    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+    let mut chosen = rand::seq::index::sample(&mut rng, among.len(), wanted).into_vec();
+    chosen.sort_unstable();
+    Ok(chosen.into_iter().map(|i| among[i]).collect())
+}
+
+/// Pictures in rows of `cols`, each over its label and its name.
+fn sheet(store: &Store, frames: &[usize], cols: u32) -> anyhow::Result<RgbImage> {
+    let cols = cols.min(frames.len() as u32);
+    let rows = (frames.len() as u32).div_ceil(cols);
+    let mut sheet = RgbImage::from_pixel(cols * TILE_PX, rows * (TILE_PX + CAPTION_PX), BACKGROUND);
+    for (place, &frame) in (0..).zip(frames) {
+        let (left, top) = (place % cols * TILE_PX, place / cols * (TILE_PX + CAPTION_PX));
+        draw_tile(&mut sheet, left, top, store.record(frame))?;
+    }
+    Ok(sheet)
+}
+
+fn draw_tile(sheet: &mut RgbImage, left: u32, top: u32, record: Record<'_>) -> anyhow::Result<()> {
+    let frame = record.decode()?;
+    let picture = RgbImage::from_raw(frame.width(), frame.height(), frame.rgb().to_vec())
+        .context("a frame has three bytes a pixel")?;
+    let (width, height) = fit(frame.width(), frame.height());
+    let (x, y) = (left + (TILE_PX - width) / 2, top + (TILE_PX - height) / 2);
+    let scaled = imageops::resize(&picture, width, height, FilterType::Triangle);
+    imageops::replace(sheet, &scaled, x.into(), y.into());
+    for point in record.landmarks().iter().flat_map(|points| points.chunks_exact(2)) {
+        let (px, py) = (point[0] * width as f32, point[1] * height as f32);
+        if (0.0..width as f32).contains(&px) && (0.0..height as f32).contains(&py) {
+            sheet.put_pixel(x + px as u32, y + py as u32, LANDMARK_COLOUR);
+        }
+    }
+    let text_top = top + TILE_PX + 2;
+    font::draw(sheet, left + MARGIN_PX, text_top, &label(record), LABEL_COLOUR);
+    let name = tail(&format!("{}/{}", record.identity(), record.video().name), LINE_CHARS);
+    font::draw(sheet, left + MARGIN_PX, text_top + LINE_PX, &name, NAME_COLOUR);
+    Ok(())
+}
+
+/// The largest size within a tile that keeps the sides' ratio.
+fn fit(width: u32, height: u32) -> (u32, u32) {
+    let scale = TILE_PX as f32 / width.max(height) as f32;
+    let side = |side: u32| ((side as f32 * scale).round() as u32).clamp(1, TILE_PX);
+    (side(width), side(height))
+}
+
+/// A frame's label in one line: its expression, else valence and arousal, else its time.
+fn label(record: Record<'_>) -> String {
+    match (record.expression(), record.valence_arousal()) {
+        (Some(expression), None) => format!("{} {}", expression.name(), record.split().name()),
+        (Some(expression), Some([v, a])) => {
+            format!("{:.3} {v:+.1} {a:+.1}", expression.name())
+        }
+        (None, Some([v, a])) => format!("v{v:+.2} a{a:+.2}"),
+        (None, None) => format!("{:.2} s {}", record.t_secs(), record.split().name()),
+    }
+}
+
+/// The last `chars` characters.
+fn tail(text: &str, chars: usize) -> String {
+    let skip = text.chars().count().saturating_sub(chars);
+    text.chars().skip(skip).collect()
+}
