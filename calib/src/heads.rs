@@ -314,7 +314,7 @@ mod tests {
         let bytes = example().to_safetensors().unwrap();
         let stated = br#""format":"1""#;
         let at = bytes.windows(stated.len()).position(|w| w == stated).unwrap();
-        let mut newer = bytes.clone();
+        let mut newer = bytes;
         newer[at + stated.len() - 2] = b'7';
         let error = Heads::from_safetensors(&newer).unwrap_err().to_string();
         assert!(error.contains("format 7 is newer"), "{error}");

@@ -32,6 +32,7 @@ enum Command {
 
 const RUN_EXAMPLES: &str = "\
 Examples:
+  edge run --source demo --max-frames 250         a drawn face: needs no camera and no file
   edge run --source clip.mp4                      predictions on standard output, a summary on standard error
   edge run --source photo.jpg                     one picture
   edge run --source frames/ --out jsonl:out.jsonl a folder of pictures, in the order of their names
@@ -39,7 +40,7 @@ Examples:
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// A video file (read through ffmpeg), a picture, or a folder of pictures
+    /// demo (a drawn face, no hardware), a video file (read through ffmpeg), a picture, or a folder of pictures
     #[arg(long, env = "SEMBLANCE_SOURCE")]
     source: String,
 

@@ -1,4 +1,4 @@
-//! Where frames come from: a picture, a folder of pictures, or a video through the ffmpeg program.
+//! Where frames come from: a picture, a folder of pictures, a video through the ffmpeg program, or a drawn face.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, unbounded};
 use semblance_face::{Frame, FrameError};
+use semblance_synth::{ClipSource, RenderOptions, SynthError};
 use thiserror::Error;
 
 /// Why a source gives no frames, or no more.
@@ -37,6 +38,9 @@ pub enum SourceError {
     /// ffmpeg is not installed.
     #[error("videos need the ffmpeg program, which was not found: install it (apt-get install ffmpeg)")]
     NoFfmpeg,
+    /// The demo's face cannot be drawn.
+    #[error("demo: {0}")]
+    Demo(#[from] SynthError),
     /// ffmpeg cannot read the video.
     #[error("{}: ffmpeg cannot read this video: {reason}", path.display())]
     Video {
@@ -72,11 +76,17 @@ const PICTURE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
 /// Pictures of a folder are this far apart in time.
 const FOLDER_FPS: f64 = 25.0;
 
-/// Opens a picture, a folder of pictures, or (anything else) a video file.
+/// The name of the source that needs nothing: an endless synthetic webcam clip of one person.
+pub const DEMO: &str = "demo";
+
+/// Opens [`DEMO`], a picture, a folder of pictures, or (anything else) a video file.
 ///
 /// # Errors
 /// [`SourceError`] where there is no such thing, or no ffmpeg for a video.
 pub fn open(spec: &str) -> Result<Box<dyn Source>, SourceError> {
+    if spec == DEMO {
+        return Ok(Box::new(Demo(ClipSource::new(DEMO_SEED, DEMO_IDENTITY, RenderOptions::webcam())?)));
+    }
     let path = Path::new(spec);
     let metadata =
         std::fs::metadata(path).map_err(|source| SourceError::Io { path: path.to_owned(), source })?;
@@ -157,6 +167,18 @@ impl Source for Folder {
             }
             Err(error) => Ok(Next::Skipped(error.to_string())),
         }
+    }
+}
+
+const DEMO_SEED: u64 = 1;
+const DEMO_IDENTITY: u64 = 1;
+
+struct Demo(ClipSource);
+
+impl Source for Demo {
+    fn next(&mut self, frame: &mut Frame) -> Result<Next, SourceError> {
+        (*frame, _) = self.0.next_frame()?;
+        Ok(Next::Frame)
     }
 }
 

@@ -100,6 +100,16 @@ fn a_folder_gives_predictions_and_names_the_truncated_picture() {
 }
 
 #[test]
+fn the_demo_needs_no_file_and_shows_one_person() {
+    let output = run(&["run", "--source", "demo", "--max-frames", "40"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let objects = objects(&output);
+    assert!(objects.len() >= 36, "{} of 40 frames have a face", objects.len());
+    objects.iter().for_each(assert_contract);
+    assert!(objects.iter().all(|o| o["track"] == 1));
+}
+
+#[test]
 fn max_frames_and_a_file_as_output() {
     let dir = tempfile::tempdir().unwrap();
     write_clip(dir.path(), 4);

@@ -5,9 +5,7 @@
 
 use semblance_face::Frame;
 use semblance_face::labels::{ACTION_UNITS, Expression};
-use semblance_synth::{
-    ClipSource, FaceState, HeadPose, Identity, RenderOptions, Renderer, draw, prototype,
-};
+use semblance_synth::{ClipSource, FaceState, HeadPose, Identity, RenderOptions, Renderer, draw, prototype};
 use std::error::Error;
 
 const SIDE_PX: u32 = 256;
@@ -16,17 +14,38 @@ fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (kind, path) = match args.as_slice() {
         [kind, path, ..] => (kind.as_str(), path),
-        _ => return Err("give a sheet (people, units, expressions, poses, clip or clips) and a file to write".into()),
+        _ => {
+            return Err(
+                "give a sheet (people, units, expressions, poses, clip or clips) and a file to write".into(),
+            );
+        }
     };
     let seed: u64 = args.get(2).map_or(Ok(1), |s| s.parse())?;
     let (columns, faces) = match kind {
-        "people" => (6, (0..24).map(|i| portrait(person(seed + i)?, &[FaceState::default()])).collect::<Result<Vec<_>, _>>()?.concat()),
+        "people" => (
+            6,
+            (0..24)
+                .map(|i| portrait(person(seed + i)?, &[FaceState::default()]))
+                .collect::<Result<Vec<_>, _>>()?
+                .concat(),
+        ),
         "units" => (5, portrait(person(seed)?, &units())?),
-        "expressions" => (8, (0..3).map(|i| portrait(person(seed + i)?, &expressions())).collect::<Result<Vec<_>, _>>()?.concat()),
+        "expressions" => (
+            8,
+            (0..3)
+                .map(|i| portrait(person(seed + i)?, &expressions()))
+                .collect::<Result<Vec<_>, _>>()?
+                .concat(),
+        ),
         "poses" => (5, portrait(person(seed)?, &poses())?),
         "clip" => {
             let mut clip = ClipSource::new(seed, seed, RenderOptions::crop(SIDE_PX))?;
-            (8, (0..40).map(|i| Ok(clip.frame_at(f64::from(i) * 0.25)?.0)).collect::<Result<_, Box<dyn Error>>>()?)
+            (
+                8,
+                (0..40)
+                    .map(|i| Ok(clip.frame_at(f64::from(i) * 0.25)?.0))
+                    .collect::<Result<_, Box<dyn Error>>>()?,
+            )
         }
         "clips" => {
             let one = |i: u64| -> Result<Frame, Box<dyn Error>> {
@@ -72,7 +91,10 @@ fn poses() -> Vec<FaceState> {
     let mut states = Vec::new();
     for pitch_deg in [20.0, 0.0, -20.0] {
         for yaw_deg in [-60.0, -30.0, 0.0, 30.0, 60.0] {
-            states.push(FaceState { pose: HeadPose { yaw_deg, pitch_deg, roll_deg: 0.0 }, ..FaceState::default() });
+            states.push(FaceState {
+                pose: HeadPose { yaw_deg, pitch_deg, roll_deg: 0.0 },
+                ..FaceState::default()
+            });
         }
     }
     states

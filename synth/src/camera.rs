@@ -137,11 +137,12 @@ fn sharpen(picture: &mut Picture, amount: f32, scratch: &mut Vec<[f32; 3]>) {
     for y in 1..h.saturating_sub(1) {
         for x in 1..w.saturating_sub(1) {
             let i = y * w + x;
-            for k in 0..3 {
-                let around =
-                    0.25 * (scratch[i - 1][k] + scratch[i + 1][k] + scratch[i - w][k] + scratch[i + w][k]);
-                picture.rgb[i][k] = (scratch[i][k] + amount * (scratch[i][k] - around)).max(0.0);
-            }
+            let (here, left, right) = (scratch[i], scratch[i - 1], scratch[i + 1]);
+            let (above, below) = (scratch[i - w], scratch[i + w]);
+            picture.rgb[i] = std::array::from_fn(|k| {
+                let around = 0.25 * (left[k] + right[k] + above[k] + below[k]);
+                (here[k] + amount * (here[k] - around)).max(0.0)
+            });
         }
     }
 }

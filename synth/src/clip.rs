@@ -103,7 +103,7 @@ pub struct Labels {
     /// The 68 iBUG landmarks, pixels of the frame ([`crate::Rendered::landmarks`]).
     pub landmarks: [Point; 68],
     /// The face box, pixels of the frame ([`crate::Rendered::bbox`]).
-        pub bbox: Rect,
+    pub bbox: Rect,
     /// Share of the landmarks that are hidden, 0 to 1.
     pub hidden: f32,
     /// Who it is.

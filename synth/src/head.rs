@@ -83,7 +83,7 @@ pub(crate) struct Template {
 }
 
 impl Template {
-        /// The one template there is.
+    /// The one template there is.
     pub(crate) fn get() -> &'static Self {
         static TEMPLATE: OnceLock<Template> = OnceLock::new();
         TEMPLATE.get_or_init(Self::new)

@@ -118,7 +118,12 @@ impl Lights {
 pub(crate) fn casts(rig: &Rig, t: &Triangle) -> bool {
     match t.material {
         // Too thin for the depth map, or where no shadow would show.
-        Material::Lens | Material::GlassesFrame | Material::Lash | Material::LidEdge | Material::EyeLeft | Material::EyeRight => false,
+        Material::Lens
+        | Material::GlassesFrame
+        | Material::Lash
+        | Material::LidEdge
+        | Material::EyeLeft
+        | Material::EyeRight => false,
         m if m.has_alpha() => t.v.iter().map(|&v| rig.mesh.alpha[v as usize]).sum::<f32>() > 1.8,
         _ => true,
     }

@@ -195,7 +195,7 @@ impl DepthMap {
         }
     }
 
-        /// Whether nothing is nearer to the light than a point, by more than `bias` cm.
+    /// Whether nothing is nearer to the light than a point, by more than `bias` cm.
     pub(crate) fn sees(&self, p: Vec3, bias: f32) -> bool {
         let s = self.project(p);
         let (x, y, n) = (floor(s.x), floor(s.y), self.raster.width as i32);

@@ -42,7 +42,7 @@ pub struct Rendered {
     /// hidden or not.
     pub landmarks: [Point; 68],
     /// The face box, pixels: the smallest upright box around the landmarks and the forehead up to about the hairline.
-        pub bbox: Rect,
+    pub bbox: Rect,
     /// Share of the landmarks that something stands in front of, the head itself included, 0 to 1.
     pub hidden: f32,
 }
@@ -147,13 +147,7 @@ impl Renderer {
             background: Picture::from_fn(2, 2, |_, _| grey),
             width: width as usize,
             height: height as usize,
-            supersample: if face_px > 260.0 {
-                2
-            } else if face_px > 40.0 {
-                2
-            } else {
-                3
-            },
+            supersample: if face_px > 40.0 { 2 } else { 3 },
             buffers: Buffers::default(),
         })
     }

@@ -66,13 +66,13 @@ pub struct FaceState {
 impl FaceState {
     /// The intensities on the picture's left and right half.
     pub(crate) fn sides(&self) -> [Intensities; 2] {
-        let mut sides = [self.au; 2];
-        for i in 0..action_units::N {
-            let a = self.au_asymmetry[i].clamp(-1.0, 1.0);
-            sides[0][i] = self.au[i].clamp(0.0, 1.0) * (1.0 - a.max(0.0));
-            sides[1][i] = self.au[i].clamp(0.0, 1.0) * (1.0 + a.min(0.0));
-        }
-        sides
+        let side = |weaker: fn(f32) -> f32| {
+            std::array::from_fn(|i| {
+                let asymmetry = self.au_asymmetry[i].clamp(-1.0, 1.0);
+                self.au[i].clamp(0.0, 1.0) * (1.0 - weaker(asymmetry))
+            })
+        };
+        [side(|a| a.max(0.0)), side(|a| -a.min(0.0))]
     }
 }
 
@@ -121,7 +121,7 @@ impl Opening {
 
 /// A person's head with everything on it.
 pub(crate) struct Rig {
-        pub(crate) template: &'static Template,
+    pub(crate) template: &'static Template,
     pub(crate) mesh: Mesh,
     /// Vertices below this are skin of the template.
     skin_vertices: usize,
@@ -174,13 +174,13 @@ impl Rig {
         let rest: Vec<Vec3> =
             (0..n).map(|i| shape(template.base[i], template.uv[i][1], template.lip_side[i], id)).collect();
         let mut mesh = Mesh::default();
-        for i in 0..n {
+        for (i, &rest) in rest.iter().enumerate() {
             let [u, t] = template.uv[i];
             let p = template.base[i];
             mesh.push(Vertex {
                 head: smoothstep(-16.8, -12.2, t),
                 jaw: jaw_weight(p.x.abs(), p.y, p.z, template.lip_side[i], t, u),
-                ..Vertex::new(rest[i], [u, t])
+                ..Vertex::new(rest, [u, t])
             });
         }
         for t in &template.triangles {
@@ -200,7 +200,7 @@ impl Rig {
         let seam = template.sample(&rest, 0.0, SEAM);
         let corner = template.sample(&rest, MOUTH_CORNER_U, SEAM);
         parts::add_mouth(&mut mesh, seam, (corner.x.abs() / 2.45).clamp(0.8, 1.25));
-                if id.headwear != Headwear::Scarf {
+        if id.headwear != Headwear::Scarf {
             parts::add_ears(&mut mesh, &skull, id);
         }
         parts::add_trunk(&mut mesh, id);

@@ -91,7 +91,9 @@ fn action_units_move_the_landmarks_they_are_named_for() {
     assert!(at(15).corner_height < rest.corner_height - 0.03);
     assert!(at(17).lower_lip > rest.lower_lip + 0.02);
     let stretch = at(20);
-    assert!(stretch.mouth_width > rest.mouth_width + 0.06 && stretch.corner_height < rest.corner_height + 0.01);
+    assert!(
+        stretch.mouth_width > rest.mouth_width + 0.06 && stretch.corner_height < rest.corner_height + 0.01
+    );
     assert!(at(23).red < rest.red - 0.02);
     assert!(at(24).red < rest.red - 0.02);
     let parted = at(25);
@@ -150,7 +152,9 @@ fn mirrored_poses_of_a_symmetric_face_give_mirrored_landmarks() {
     let left = draw(&mut r, &posed(-40.0, 5.0, 0.0)).landmarks;
     let right = draw(&mut r, &posed(40.0, 5.0, 0.0)).landmarks;
     // The offsets that no face lacks stay below a few millimetres.
-    for (a, b) in [(0, 16), (3, 13), (17, 26), (21, 22), (36, 45), (39, 42), (31, 35), (48, 54), (8, 8), (30, 30)] {
+    for (a, b) in
+        [(0, 16), (3, 13), (17, 26), (21, 22), (36, 45), (39, 42), (31, 35), (48, 54), (8, 8), (30, 30)]
+    {
         assert!((160.0 - left[a].x - right[b].x).abs() < 3.5, "{a}: {} {}", left[a].x, right[b].x);
         assert!((left[a].y - right[b].y).abs() < 3.0, "{a}");
     }
@@ -241,7 +245,8 @@ fn a_seed_gives_the_same_clip_again_in_any_order() {
         out
     };
     assert_eq!(frames(&[0, 1, 2, 3]), frames(&[3, 1, 0, 2]));
-    let mut by_number = ClipSource::new(3, 17, RenderOptions { fps: 2.5, ..RenderOptions::crop(96) }).unwrap();
+    let mut by_number =
+        ClipSource::new(3, 17, RenderOptions { fps: 2.5, ..RenderOptions::crop(96) }).unwrap();
     let third = {
         by_number.next_frame().unwrap();
         by_number.next_frame().unwrap().0
@@ -276,7 +281,11 @@ fn labels_are_in_range_and_agree_with_each_other() {
             assert!(tremor < 0.03, "{tremor}");
             assert!((0.0..=1.0).contains(&l.intensity) && (0.0..=1.0).contains(&l.hidden));
             assert!((l.expression == Expression::Neutral) == (l.intensity == 0.0));
-            assert!(l.pose.yaw_deg.abs() <= 60.0 && l.pose.pitch_deg.abs() <= 30.0 && l.pose.roll_deg.abs() <= 30.0);
+            assert!(
+                l.pose.yaw_deg.abs() <= 60.0
+                    && l.pose.pitch_deg.abs() <= 30.0
+                    && l.pose.roll_deg.abs() <= 30.0
+            );
             for p in l.landmarks {
                 let Rect { x, y, w, h } = l.bbox;
                 assert!(p.x >= x - 0.01 && p.x <= x + w + 0.01 && p.y >= y - 0.01 && p.y <= y + h + 0.01);
@@ -320,7 +329,10 @@ fn seetaface_finds_at_least_nine_of_ten_frontal_faces() {
         let options = RenderOptions { width: 320, height: 240, face_share: (0.45, 0.7), ..options };
         let mut clip = ClipSource::new(77, identity, options).unwrap();
         let (frame, labels) = clip.frame_at(2.0 + identity as f64 * 0.37).unwrap();
-        if labels.pose.yaw_deg.abs() > 15.0 || labels.pose.roll_deg.abs() > 15.0 || labels.pose.pitch_deg.abs() > 15.0 {
+        if labels.pose.yaw_deg.abs() > 15.0
+            || labels.pose.roll_deg.abs() > 15.0
+            || labels.pose.pitch_deg.abs() > 15.0
+        {
             continue;
         }
         shown += 1;
@@ -351,7 +363,8 @@ fn prototypes_look_different_from_each_other() {
 fn what_cannot_be_drawn_is_refused_by_name() {
     let size = ClipSource::new(0, 0, RenderOptions::crop(8)).err().unwrap();
     assert!(matches!(size, SynthError::Size { width: 8, .. }) && size.to_string().contains("8x8"));
-    let option = ClipSource::new(0, 0, RenderOptions { fps: f64::NAN, ..RenderOptions::crop(32) }).err().unwrap();
+    let option =
+        ClipSource::new(0, 0, RenderOptions { fps: f64::NAN, ..RenderOptions::crop(32) }).err().unwrap();
     assert!(option.to_string().contains("fps"), "{option}");
     let share = RenderOptions { face_share: (0.9, 0.2), ..RenderOptions::crop(32) };
     assert!(ClipSource::new(0, 0, share).is_err());

@@ -28,8 +28,8 @@ const EPS: f64 = 1e-8;
 impl Adam {
     /// Over these parameters, at rest.
     pub fn new(parameters: Vec<(String, Tensor)>, weight_decay: f64) -> Self {
-        let zeros = |_: &()| parameters.iter().map(|(_, p)| p.detach().zeros_like()).collect::<Vec<_>>();
-        let (first, second) = (zeros(&()), zeros(&()));
+        let zeros = || parameters.iter().map(|(_, p)| p.detach().zeros_like()).collect::<Vec<_>>();
+        let (first, second) = (zeros(), zeros());
         Self { parameters, first, second, steps: 0, weight_decay }
     }
 
@@ -49,13 +49,12 @@ impl Adam {
             for ((_, p), (m, v)) in
                 self.parameters.iter_mut().zip(self.first.iter_mut().zip(&mut self.second))
             {
-                let mut g = p.grad();
-                if !g.defined() {
+                let gradient = p.grad();
+                if !gradient.defined() {
                     continue;
                 }
-                if self.weight_decay != 0.0 {
-                    g = g + &*p * self.weight_decay;
-                }
+                // A sum, not an addition in place: the gradient belongs to the parameter.
+                let g = gradient + &*p * self.weight_decay;
                 let _ = m.lerp_(&g, 1.0 - BETA1);
                 *v *= BETA2;
                 let _ = v.addcmul_(&(&g * (1.0 - BETA2)), &g);

@@ -131,7 +131,7 @@ pub fn finetune(
     let prior = log_frequencies(store, &indices, &classes, device);
     let bar = progress::bar(total_steps as u64, "finetune");
     let mut step = 0;
-    let mut best: Option<(f64, i64, Vec<(String, Tensor)>)> = None;
+    let mut best: Option<BestEpoch> = None;
     for epoch in 0..config.epochs {
         let order = epoch_order(&indices, config.seed, epoch);
         let batches = order.chunks_exact(config.batch).map(<[usize]>::to_vec);
@@ -149,7 +149,7 @@ pub fn finetune(
                 let crops = normalise(&view, loaded.mean, loaded.std);
                 let mut logits = head.forward(&loaded.encoder.forward(&crops, true, config.precision));
                 if config.balanced {
-                    logits = logits + &prior;
+                    logits += &prior;
                 }
                 let targets = targets(store, &batch.indices, &classes, device);
                 let loss = logits.cross_entropy_loss::<Tensor>(
@@ -171,13 +171,15 @@ pub fn finetune(
         let accuracy = score(&loaded, &head, store, Split::Val, &classes)?.accuracy;
         bar.println(format!("epoch {:>3}  validation accuracy {accuracy:.4}", epoch + 1));
         log::info!("epoch {}: validation accuracy {accuracy:.4}", epoch + 1);
-        if best.as_ref().is_none_or(|(most, ..)| accuracy > *most) {
+        if best.as_ref().is_none_or(|best| accuracy > best.accuracy) {
             let weights = loaded.vs.variables().into_iter().map(|(n, v)| (n, v.detach().copy())).collect();
-            best = Some((accuracy, epoch, weights));
+            best = Some(BestEpoch { accuracy, epoch, weights });
         }
     }
     bar.finish_and_clear();
-    let Some((val_accuracy, epoch, weights)) = best else { bail!("no epoch was trained") };
+    let Some(BestEpoch { accuracy: val_accuracy, epoch, weights }) = best else {
+        bail!("no epoch was trained")
+    };
     restore(&mut loaded.vs, weights);
     eprintln!("epoch {} of {} is best on validation ({val_accuracy:.4})", epoch + 1, config.epochs);
     let report = score(&loaded, &head, store, split, &classes)?;
@@ -185,6 +187,13 @@ pub fn finetune(
         save(config, &loaded, &classes, val_accuracy, step, out)?;
     }
     Ok(report)
+}
+
+/// The weights of the epoch that is best on validation so far.
+struct BestEpoch {
+    accuracy: f64,
+    epoch: i64,
+    weights: Vec<(String, Tensor)>,
 }
 
 fn restore(vs: &mut nn::VarStore, weights: Vec<(String, Tensor)>) {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inspect::Summary;
 use crate::progress;
-use crate::store::{Provenance, Split, Store, StoreWriter};
+use crate::store::{Provenance, Store, StoreWriter};
 
 /// How a data set is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
