@@ -17,3 +17,4 @@ pub mod prepare;
 pub mod pretrain;
 pub mod progress;
 pub mod store;
+pub mod synth;

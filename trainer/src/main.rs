@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use semblance_trainer::{allocator, eval, export, inspect, make, prepare, pretrain};
+use semblance_trainer::{allocator, eval, export, inspect, make, prepare, pretrain, synth};
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
 #[derive(Debug, Parser)]
@@ -38,6 +38,9 @@ enum Command {
     /// Make a bundle from a data set by a recipe: prepare, pretrain, probe, fine-tune, export
     #[command(after_help = "Example (rebuilds the shipped bundle):\n  trainer make --src fer2013.npz")]
     Make(make::MakeArgs),
+    /// Draw a store of synthetic people with every label
+    #[command(after_help = "Example:\n  trainer synth --identities 200 --out stores/synth")]
+    Synth(synth::SynthArgs),
     /// Show what a store holds: counts, and a sheet of its pictures with their labels
     #[command(after_help = "Example:\n  trainer inspect --data stores/fer2013 --sheet sheet.png")]
     Inspect(inspect::InspectArgs),
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Make(args) => make::run(&args),
+        Command::Synth(args) => synth::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     };
     match result {

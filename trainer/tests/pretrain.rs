@@ -109,7 +109,7 @@ fn senseless_settings_and_runs_in_the_way_are_named() {
     fs::write(&config, "epohcs = 4\n").unwrap();
     let message = fail(&with_config);
     assert!(message.contains("c.toml") && message.contains("epohcs"), "{message}");
-    assert!(fail(&["--lr", "-1"]).contains("lr = -1"));
+    assert!(fail(&["--lr=-1"]).contains("lr = -1"));
     assert!(fail(&["--resume"]).contains("checkpoint.safetensors"));
     let large = failure(
         Command::new(env!("CARGO_BIN_EXE_trainer"))

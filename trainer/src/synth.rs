@@ -1,0 +1,131 @@
+//! `trainer synth`: a store of synthetic people, with every label and identity-disjoint splits.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
+use rayon::prelude::*;
+use semblance_synth::{ClipSource, Labels, RenderOptions};
+
+use crate::inspect::Summary;
+use crate::progress;
+use crate::store::{Provenance, Sample, Split, Store, StoreWriter};
+
+/// Options of `trainer synth`.
+#[derive(Clone, Debug, Args)]
+pub struct SynthArgs {
+    /// Folder of the store to write
+    #[arg(long)]
+    pub out: PathBuf,
+
+    /// People; every tenth is for validation and every tenth for the test
+    #[arg(long, default_value_t = 100)]
+    pub identities: u64,
+
+    /// Which people, and what happens to them
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Length of each person's clip in seconds
+    #[arg(long, default_value_t = 30.0)]
+    pub seconds: f64,
+
+    /// Frames a second
+    #[arg(long, default_value_t = 4.0)]
+    pub fps: f64,
+
+    /// Side of the pictures in pixels
+    #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u32).range(32..=512))]
+    pub side_px: u32,
+
+    /// Quality of the JPEGs, 1 to 100
+    #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub quality: u8,
+}
+
+/// People that are drawn side by side before their frames are written in order.
+const CHUNK: u64 = 16;
+
+/// Runs `trainer synth`.
+///
+/// # Errors
+/// Names the option that makes no sense, or the file that cannot be written.
+pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
+    ensure!(args.identities > 0, "--identities {} is not above 0", args.identities);
+    ensure!(args.fps.is_finite() && args.fps > 0.0, "--fps {} is not a rate above 0", args.fps);
+    ensure!(
+        args.seconds.is_finite() && args.seconds * args.fps >= 1.0,
+        "--seconds {} holds no frame at {} fps",
+        args.seconds,
+        args.fps
+    );
+    let start = Instant::now();
+    let mut writer = StoreWriter::create(&args.out)?;
+    let bar = progress::bar(args.identities, "people");
+    for first in (0..args.identities).step_by(CHUNK as usize) {
+        let people = first..(first + CHUNK).min(args.identities);
+        let clips: Vec<_> = people.into_par_iter().map(|person| (person, clip(args, person))).collect();
+        for (person, frames) in clips {
+            writer.begin_video(&format!("synth-{}-{person:05}", args.seed), "clip");
+            for (jpeg, sample) in frames? {
+                writer.push(&jpeg, &sample)?;
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    writer.commit(Provenance {
+        layout: "synth".to_owned(),
+        source: format!("seed {}", args.seed),
+        skipped: 0,
+    })?;
+    let rate = writer.len() as f64 / start.elapsed().as_secs_f64();
+    eprintln!("{} frames drawn, {rate:.0} frames/s", writer.len());
+    eprintln!("{}", Summary::of(&Store::open(&args.out)?));
+    Ok(())
+}
+
+/// The frames of one person. Seeds do not share people.
+fn clip(args: &SynthArgs, person: u64) -> anyhow::Result<Vec<(Vec<u8>, Sample)>> {
+    let identity = crate::data::mix(args.seed, person);
+    let options = RenderOptions { fps: args.fps, ..RenderOptions::crop(args.side_px) };
+    let mut source = ClipSource::new(args.seed, identity, options)?;
+    let split = split_of(person);
+    let frames = (args.seconds * args.fps) as usize;
+    (0..frames)
+        .map(|_| {
+            let (frame, labels) = source.next_frame()?;
+            let mut jpeg = Vec::new();
+            JpegEncoder::new_with_quality(&mut jpeg, args.quality)
+                .encode(frame.rgb(), frame.width(), frame.height(), ExtendedColorType::Rgb8)
+                .with_context(|| format!("person {person}"))?;
+            Ok((jpeg, sample(&labels, split, args.side_px)))
+        })
+        .collect()
+}
+
+fn split_of(person: u64) -> Split {
+    match person % 10 {
+        8 => Split::Val,
+        9 => Split::Test,
+        _ => Split::Train,
+    }
+}
+
+fn sample(labels: &Labels, split: Split, side_px: u32) -> Sample {
+    let mut landmarks = [0.0; 136];
+    for (out, point) in landmarks.chunks_exact_mut(2).zip(&labels.landmarks) {
+        out.copy_from_slice(&[point.x / side_px as f32, point.y / side_px as f32]);
+    }
+    Sample {
+        expression: Some(labels.expression),
+        valence_arousal: Some([labels.valence, labels.arousal]),
+        action_units: Some(labels.au),
+        pose: Some([labels.pose.yaw_deg, labels.pose.pitch_deg, labels.pose.roll_deg]),
+        landmarks: Some(landmarks),
+        ..Sample::unlabelled(labels.t_secs, split)
+    }
+}
