@@ -49,7 +49,7 @@ struct RunArgs {
     bundle: Option<PathBuf>,
 
     /// Where predictions go: jsonl (standard output) or jsonl:FILE; may be given several times
-    #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT", value_delimiter = ',')]
+    #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT")]
     out: Vec<SinkSpec>,
 
     /// Stop after this many frames
