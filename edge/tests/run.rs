@@ -47,7 +47,7 @@ fn failure(args: &[&str]) -> String {
 
 /// Frames of a synthetic webcam clip of one person, as JPEGs.
 fn write_clip(folder: &Path, frames: usize) {
-    let mut clip = ClipSource::new(3, 5, RenderOptions::webcam()).unwrap();
+    let mut clip = ClipSource::new(1, 1, RenderOptions::webcam()).unwrap();
     for i in 0..frames {
         let (frame, _) = clip.next_frame().unwrap();
         let file = fs::File::create(folder.join(format!("{i:04}.jpg"))).unwrap();
