@@ -4,7 +4,7 @@
 //! order of [`ACTION_UNITS`]; 1.0 is the strongest movement of the average adult (FACS intensity E).
 
 use crate::head::{MOUTH_CORNER_X, SEAM, brow_line, lower_lip_border, upper_lip_border};
-use crate::math::{Vec3, bump, bump2, smoothstep, v3};
+use crate::math::{Vec3, bump, bump2, pow, smoothstep, v3};
 use semblance_face::labels::{ACTION_UNITS, Expression};
 
 /// How many action units there are.
@@ -147,7 +147,7 @@ pub fn valence_arousal(au: &Intensities) -> (f32, f32) {
 
 fn squash(s: f32) -> f32 {
     let a = s.abs();
-    s / crate::math::pow(1.0 + a * a * a, 1.0 / 3.0)
+    s / pow(1.0 + a * a * a, 1.0 / 3.0)
 }
 
 /// Where a vertex of the face lies, in the template, for [`displacement`].

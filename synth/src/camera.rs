@@ -1,7 +1,5 @@
 //! From light to a picture file's pixels: optics, exposure, sensor and tone curve.
 
-#[cfg(test)]
-use crate::math::v3;
 use crate::math::{hash2, lerp, pow, smoothstep};
 use crate::picture::Picture;
 use crate::random::{Draw, Stream, rng_for};
@@ -193,6 +191,7 @@ fn smooth_shoulder(x: f32) -> f32 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::math::v3;
 
     fn exposed(camera: &Camera, light: f32) -> Vec<u8> {
         let mut p = Picture::from_fn(64, 48, |_, _| v3(light, light, light));

@@ -5,7 +5,7 @@ use crate::action_units::{Intensities, valence_arousal};
 use crate::camera::Camera;
 use crate::dynamics::{Moment, PersonalStyle, Timeline};
 use crate::identity::Identity;
-use crate::math::mix64;
+use crate::math::{mix64, v3};
 use crate::random::{Draw, Stream, rng_for};
 use crate::render::{Placement, Renderer, Shot};
 use crate::rig::HeadPose;
@@ -268,7 +268,7 @@ impl ClipSource {
         let tip = |m: &Moment| {
             let p = self.placement(m);
             let arm = 10.0 / 15.4 * p.face_px;
-            let forward = m.state.pose.rotation().apply(crate::math::v3(0.0, 0.0, arm));
+            let forward = m.state.pose.rotation().apply(v3(0.0, 0.0, arm));
             [p.center.x + forward.x, p.center.y - forward.y]
         };
         let (a, b) = (tip(before), tip(now));

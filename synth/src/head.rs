@@ -13,7 +13,7 @@
 use crate::identity::Identity;
 use std::sync::OnceLock;
 
-use crate::math::{Vec3, bump, bump2, fractal2, hermite, lerp, smooth_max, smoothstep, spline, v3};
+use crate::math::{Vec3, bump, bump2, exp, fractal2, hermite, lerp, smooth_max, smoothstep, spline, v3};
 
 /// Height of the closed lips, in template coordinates.
 pub(crate) const SEAM: f32 = -7.1;
@@ -402,7 +402,7 @@ fn nose(ax: f32, y: f32, id: &Identity) -> f32 {
         + 0.07 * id.nose_tip * bump(y + 4.2, 1.0));
     let q = ax / width;
     // A crest on a broader foot that runs out into the cheeks.
-    let mut z = ridge * (0.78 * crate::math::exp(-(q * q)) + 0.22 * bump(ax, 1.75));
+    let mut z = ridge * (0.78 * exp(-(q * q)) + 0.22 * bump(ax, 1.75));
     // The tip's ball.
     z += (0.16 + 0.06 * id.nose_tip) * bump2(ax, 0.66, y + 4.15, 0.5);
     // Wings: half-ellipsoids beside the tip, set off by a groove.

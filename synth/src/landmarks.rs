@@ -5,7 +5,7 @@
 //! picture. Every other point stays on its tissue, whether it can be seen or not.
 
 use crate::head::{SEAM, brow_line, lower_lip_border, upper_lip_border};
-use crate::math::{Vec3, lerp};
+use crate::math::{Vec3, knots, lerp};
 use crate::rig::{Posed, Rig};
 use semblance_face::geometry::{Point, Rect};
 
@@ -25,18 +25,16 @@ const JAW: [(f32, f32); 9] = [
 /// `u` and the height above the brow's middle line of landmarks 22 to 26.
 const BROW: [(f32, f32); 5] = [(1.12, 0.10), (1.72, 0.26), (2.4, 0.26), (3.05, 0.20), (3.62, 0.06)];
 
-/// The landmarks in pixels, given how points of the camera's frame fall on the picture.
-pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Point) -> [Point; 68] {
-    let skin = |u: f32, t: f32| project(rig.skin_point(posed, u, t));
-    let mut out = [Point::default(); 68];
-    let middle = skin(0.0, -4.0);
-    let chin = skin(0.0, -11.0);
-    let brow = skin(0.0, 1.8);
+/// The landmarks in the camera's frame; the outline depends on how points of that frame fall on the picture.
+pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Point) -> [Vec3; 68] {
+    let skin = |u: f32, t: f32| rig.skin_point(posed, u, t);
+    let mut out = [Vec3::ZERO; 68];
+    let outline = |u: f32, t: f32| contour(rig, posed, project, u, t);
     for (i, &(u, t)) in JAW.iter().enumerate() {
-        out[16 - i] = contour(&skin, u, t, middle, chin, brow);
-        out[i] = contour(&skin, -u, t, middle, chin, brow);
+        out[16 - i] = outline(u, t);
+        out[i] = outline(-u, t);
     }
-    out[8] = chin;
+    out[8] = skin(0.0, -11.0);
     for (i, &(u, over)) in BROW.iter().enumerate() {
         let x = rig.template.sample(&rig.template.base, u, 2.0).x;
         let t = brow_line(x) + over;
@@ -52,7 +50,7 @@ pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Poi
         out[31 + i] = skin(u, t);
     }
     let third = 0.34;
-    let lid = |eye: usize, lid: usize, along: f32| project(rig.lid_point(posed, eye, lid, along));
+    let lid = |eye: usize, lid: usize, along: f32| rig.lid_point(posed, eye, lid, along);
     for (base, eye, start) in [(36, 0, 1.0f32), (42, 1, -1.0)] {
         out[base] = lid(eye, 0, start);
         out[base + 1] = lid(eye, 0, third * start);
@@ -61,7 +59,7 @@ pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Poi
         out[base + 4] = lid(eye, 1, -third * start);
         out[base + 5] = lid(eye, 1, third * start);
     }
-    let lip = |l: usize, x: f32| project(rig.lip_point(posed, l, 0.5 + 0.5 * x));
+    let lip = |l: usize, x: f32| rig.lip_point(posed, l, 0.5 + 0.5 * x);
     out[48] = lip(0, -1.0);
     out[54] = lip(0, 1.0);
     // `u` is about x / 1.5 on the lips.
@@ -72,8 +70,8 @@ pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Poi
         out[59 - i] = skin(u, SEAM - lower_lip_border(ax));
     }
     let inner = 0.93;
-    out[60] = mid(lip(0, -inner), lip(1, -inner));
-    out[64] = mid(lip(0, inner), lip(1, inner));
+    out[60] = lip(0, -inner).lerp(lip(1, -inner), 0.5);
+    out[64] = lip(0, inner).lerp(lip(1, inner), 0.5);
     for (i, x) in [-0.31, 0.0, 0.31].into_iter().enumerate() {
         out[61 + i] = lip(0, x);
         out[67 - i] = lip(1, x);
@@ -81,32 +79,21 @@ pub(crate) fn landmarks(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Poi
     out
 }
 
-fn mid(a: Point, b: Point) -> Point {
-    Point::new(0.5 * (a.x + b.x), 0.5 * (a.y + b.y))
-}
-
 /// The jaw point at `(u, t)`, or the outline's point at its height where it is hidden behind the cheek.
-fn contour(
-    skin: &impl Fn(f32, f32) -> Point,
-    u: f32,
-    t: f32,
-    middle: Point,
-    chin: Point,
-    brow: Point,
-) -> Point {
+fn contour(rig: &Rig, posed: &Posed, project: &impl Fn(Vec3) -> Point, u: f32, t: f32) -> Vec3 {
+    let skin = |u: f32, t: f32| rig.skin_point(posed, u, t);
+    let (middle, chin, brow) = (project(skin(0.0, -4.0)), project(skin(0.0, -11.0)), project(skin(0.0, 1.8)));
     // Outwards: across the line from brow to chin, on this side of the face.
     let (ax, ay) = (chin.x - brow.x, chin.y - brow.y);
     let sign = if u < 0.0 { -1.0 } else { 1.0 };
     let reach = |p: Point| sign * ((p.x - middle.x) * ay - (p.y - middle.y) * ax);
     let mut best = skin(u, t);
-    let start = reach(best);
-    let mut most = start;
+    let mut most = reach(project(best));
     for i in 1..=24 {
         let p = skin(lerp(u, u * 0.18, i as f32 / 24.0), t);
-        let r = reach(p);
+        let r = reach(project(p));
         if r > most {
-            most = r;
-            best = p;
+            (most, best) = (r, p);
         }
     }
     best
@@ -146,5 +133,5 @@ pub(crate) fn lid_edge(rig: &Rig, posed: &Posed, eye: usize, head_right: Vec3, h
         *s = (d.dot(head_right) + across_rest, d.dot(head_up) + up_rest);
     }
     samples.sort_by(|a, b| a.0.total_cmp(&b.0));
-    [0, 1, 2, 3, 4, 5, 6].map(|i| crate::math::knots(&samples, -1.5 + 0.5 * i as f32))
+    [0, 1, 2, 3, 4, 5, 6].map(|i| knots(&samples, -1.5 + 0.5 * i as f32))
 }

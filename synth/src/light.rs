@@ -1,6 +1,6 @@
 //! The light on a face: one key light that casts shadows, one fill light, and light from all around.
 
-use crate::math::{Vec3, lerp, sin_cos, v3};
+use crate::math::{Vec3, lerp, pow, sin_cos, v3};
 use crate::mesh::{Material, Triangle};
 use crate::random::Draw;
 use crate::raster::DepthMap;
@@ -83,7 +83,7 @@ impl Lights {
     fn balanced(self, share: f32) -> Self {
         let tint = self.at_face();
         let mean = (tint.x + tint.y + tint.z) / 3.0;
-        let gain = |c: f32| crate::math::pow(mean / c, share);
+        let gain = |c: f32| pow(mean / c, share);
         let g = v3(gain(tint.x), gain(tint.y), gain(tint.z));
         Self {
             key: self.key.times(g),

@@ -2,12 +2,12 @@
 
 use crate::dynamics::Occlusion;
 use crate::identity::rgb_of_hue;
-use crate::math::{Mat3, Vec3, lerp, unit, v3};
+use crate::math::{Mat3, Vec3, hash2, lerp, unit, v3};
 use crate::mesh::{Material, Mesh, Vertex};
 
 /// What the hash of an [`Occlusion`] stands for.
 fn draw(kind: u32, k: u32) -> f32 {
-    unit(crate::math::hash2(k as i32, 17, kind))
+    unit(hash2(k as i32, 17, kind))
 }
 
 /// Colour of a thing that is not a hand, linear RGB.

@@ -2,7 +2,9 @@
 
 use crate::head::{EYE_X, Template};
 use crate::identity::{FacialHair, Glasses, HairStyle, Headwear, Identity};
-use crate::math::{Vec3, bump, fractal2, knots, lerp, noise2, sin_cos, smoothstep, spline, v3};
+use crate::math::{
+    Vec3, bump, fractal2, hash2, knots, lerp, mix64, noise2, pow, sin_cos, smoothstep, spline, unit, v3,
+};
 use crate::mesh::{Material, Mesh, Vertex};
 use crate::skin::facial_hair_mask;
 
@@ -103,9 +105,14 @@ pub(crate) fn add_mouth(mesh: &mut Mesh, seam: Vec3, width: f32) {
     });
     mesh.grid(8, 9, Material::MouthCavity, |r, c| {
         let (fx, fy) = (lerp(-1.0, 1.0, c as f32 / 8.0), lerp(1.0, -1.0, r as f32 / 7.0));
-        let z = seam.z - 3.2 - 2.6 * fx * fx;
+        // A bowl whose rim reaches forward, so that no line of sight through the lips misses it.
+        let low = (-fy).max(0.0);
+        let z = seam.z - 3.5 + 1.1 * fx * fx * (1.0 - 0.9 * low) + 0.8 * fy.max(0.0) * fy.max(0.0);
         let y = seam.y + if fy > 0.0 { 1.6 * fy } else { 2.9 * fy };
-        Vertex { jaw: smoothstep(0.2, -0.4, fy), ..Vertex::new(v3(2.9 * fx, y, z), [fx, fy]) }
+        Vertex {
+            jaw: smoothstep(0.2, -0.4, fy),
+            ..Vertex::new(v3(2.85 * fx * (1.0 - 0.35 * low), y, z), [fx, fy])
+        }
     });
 }
 
@@ -339,7 +346,7 @@ fn add_fringe(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity, cut: &Cut) {
 
 /// Hair that hangs from the sides and the back.
 fn add_curtain(mesh: &mut Mesh, skull: &Skull<'_>, id: &Identity, cut: &Cut, end: f32) {
-    let front = 3.95 + 0.9 * crate::math::unit(crate::math::mix64(u64::from(id.detail_seed)) as u32);
+    let front = 3.95 + 0.9 * unit(mix64(u64::from(id.detail_seed)) as u32);
     let behind_ears = front > 4.65;
     let (rows, columns) = (16, 45);
     // One strip from the left temple over the back to the right temple.
@@ -442,7 +449,7 @@ pub(crate) fn add_beard(mesh: &mut Mesh, template: &Template, id: &Identity) -> 
         FacialHair::None | FacialHair::Stubble => return Vec::new(),
         FacialHair::Moustache => 0.28,
         FacialHair::Goatee => 0.42,
-        FacialHair::Full => lerp(0.3, 1.2, crate::math::unit(crate::math::hash2(3, 5, id.detail_seed))),
+        FacialHair::Full => lerp(0.3, 1.2, unit(hash2(3, 5, id.detail_seed))),
     };
     let mut follow = Vec::new();
     let mut shell = vec![u32::MAX; template.base.len()];
@@ -492,7 +499,7 @@ pub(crate) fn add_glasses(mesh: &mut Mesh, skull: &Skull<'_>, eyes: &[Eye; 2], i
     let plain = |p: Vec3| Vertex::new(p, [p.x, p.y]);
     let outline = |eye: &Eye, i: usize, n: usize, scale: f32| {
         let (s, c) = sin_cos(i as f32 / n as f32 * std::f32::consts::TAU);
-        let round = |v: f32| v.signum() * crate::math::pow(v.abs(), 2.0 / power);
+        let round = |v: f32| v.signum() * pow(v.abs(), 2.0 / power);
         let (dx, dy) = (half_w * scale * round(c), half_h * scale * round(s));
         let x = eye.sign * (3.2 + 0.13 * id.eye_spacing) + dx;
         // Frames curve back towards the temples.

@@ -1,6 +1,6 @@
 //! Rasterisation: which triangle each sample of the picture sees (a visibility buffer, Burns & Hunt 2013).
 
-use crate::math::{Vec3, floor};
+use crate::math::{Vec3, floor, v3};
 use crate::mesh::Triangle;
 
 /// No triangle.
@@ -164,11 +164,7 @@ impl DepthMap {
         reach: f32,
         side: usize,
     ) {
-        let help = if towards_light.y.abs() < 0.9 {
-            crate::math::v3(0.0, 1.0, 0.0)
-        } else {
-            crate::math::v3(1.0, 0.0, 0.0)
-        };
+        let help = if towards_light.y.abs() < 0.9 { v3(0.0, 1.0, 0.0) } else { v3(1.0, 0.0, 0.0) };
         let right = help.cross(towards_light).normalized();
         self.frame = [right, towards_light.cross(right), towards_light];
         self.center = center;

@@ -6,7 +6,7 @@ use crate::dynamics::Occlusion;
 use crate::identity::Identity;
 use crate::landmarks::{face_box, landmarks, lid_edge};
 use crate::light::{Lights, casts, occlusion};
-use crate::math::{Mat3, Vec3, v3};
+use crate::math::{Mat3, Vec3, noise2, v3};
 use crate::mesh::{Material, Mesh, Triangle, accumulate_normals};
 use crate::occluder;
 use crate::picture::Picture;
@@ -43,7 +43,8 @@ pub struct Rendered {
     pub landmarks: [Point; 68],
     /// The face box, pixels: the smallest upright box around the landmarks and the forehead up to about the hairline.
     pub bbox: Rect,
-    /// Share of the landmarks that something stands in front of, the head itself included, 0 to 1.
+    /// Share of the landmarks that cannot be seen: something, the head itself included, is before them, or they lie
+    /// outside the picture. 0 to 1.
     pub hidden: f32,
 }
 
@@ -147,6 +148,7 @@ impl Renderer {
             background: Picture::from_fn(2, 2, |_, _| grey),
             width: width as usize,
             height: height as usize,
+            // Small faces need more samples to keep their features.
             supersample: if face_px > 40.0 { 2 } else { 3 },
             buffers: Buffers::default(),
         })
@@ -205,11 +207,12 @@ impl Renderer {
             let k = focal / (-p.z).max(1.0);
             Point::new(cx + p.x * k, cy - p.y * k)
         };
-        let points = landmarks(&self.rig, &self.buffers.posed, &project);
+        let places = landmarks(&self.rig, &self.buffers.posed, &project);
+        let points = places.map(project);
         let bbox = face_box(&self.rig, &self.buffers.posed, &points, &project);
         let extra = self.add_occluder(shot.occlusion.as_ref(), face_at);
         self.rasterize(&extra, focal);
-        let hidden = self.hidden_share(&points, focal);
+        let hidden = self.hidden_share(&places, &points);
         self.draw_shadow(&extra, face_at);
         self.paint(state, &extra, shot, &stance);
         let mut frame = Frame::black(self.width as u32, self.height as u32)?;
@@ -253,7 +256,6 @@ impl Renderer {
         Extra { mesh, triangles, rgb: occluder::color(o.kind) }
     }
 
-    #[inline(never)]
     fn rasterize(&mut self, extra: &Extra, focal: f32) {
         let ss = self.supersample;
         let b = &mut self.buffers;
@@ -292,28 +294,20 @@ impl Renderer {
         }
     }
 
-    /// Share of the landmarks that something is in front of.
-    #[inline(never)]
-    fn hidden_share(&self, points: &[Point; 68], focal: f32) -> f32 {
+    /// Share of the landmarks, in the camera's frame and in pixels, that something is in front of or that fall outside
+    /// the picture.
+    fn hidden_share(&self, places: &[Vec3; 68], points: &[Point; 68]) -> f32 {
         let raster = &self.buffers.raster;
         let k = self.supersample as f32;
-        let (cx, cy) = (0.5 * self.width as f32, 0.5 * self.height as f32);
-        let depths = landmarks(&self.rig, &self.buffers.posed, &|p| {
-            Point::new(-1.0 / p.z, p.x / -p.z * focal + cx + 0.0 * cy)
-        });
-        let hidden = points
-            .iter()
-            .zip(&depths)
-            .filter(|(p, d)| {
-                let (x, y) = ((p.x * k).floor(), (p.y * k).floor());
-                if x < 0.0 || y < 0.0 || x >= raster.width as f32 || y >= raster.height as f32 {
-                    return true;
-                }
-                // A centimetre of tolerance: landmarks lie on edges.
-                raster.near[y as usize * raster.width + x as usize] > d.x + d.x * d.x * 1.2
-            })
-            .count();
-        hidden as f32 / 68.0
+        let hides = |(place, p): &(&Vec3, &Point)| {
+            let (x, y) = ((p.x * k).floor(), (p.y * k).floor());
+            if x < 0.0 || y < 0.0 || x >= raster.width as f32 || y >= raster.height as f32 {
+                return true;
+            }
+            // A centimetre of tolerance: landmarks lie on edges.
+            raster.near[y as usize * raster.width + x as usize] > 1.0 / (-place.z - 1.0).max(1.0)
+        };
+        places.iter().zip(points).filter(hides).count() as f32 / 68.0
     }
 
     fn draw_shadow(&mut self, extra: &Extra, face_at: Vec3) {
@@ -331,7 +325,6 @@ impl Renderer {
     }
 
     /// Shades every pixel into `buffers.picture`.
-    #[inline(never)]
     fn paint(&mut self, state: &FaceState, extra: &Extra, shot: &Shot, stance: &Stance) {
         let head = stance.pose.rotation();
         let (right, up) = (head.apply(v3(1.0, 0.0, 0.0)), head.apply(v3(0.0, 1.0, 0.0)));
@@ -472,11 +465,11 @@ fn coverage(material: Material, alpha: f32, a: f32, b: f32, seed: u32) -> f32 {
     }
     let strand = match material {
         Material::Hair => {
-            let n = |k: f32, s: u32| crate::math::noise2(a * k, b * 0.8, seed ^ s);
+            let n = |k: f32, s: u32| noise2(a * k, b * 0.8, seed ^ s);
             0.5 + 0.3 * n(21.0, 0xC4) + 0.2 * n(8.0, 0xC7)
         }
-        Material::Beard => 0.5 + 0.5 * crate::math::noise2(a * 9.0, b * 3.0, seed ^ 0xC5),
-        Material::Lash => 0.5 + 0.5 * crate::math::noise2(a, 3.0, seed ^ 0xC6),
+        Material::Beard => 0.5 + 0.5 * noise2(a * 9.0, b * 3.0, seed ^ 0xC5),
+        Material::Lash => 0.5 + 0.5 * noise2(a, 3.0, seed ^ 0xC6),
         _ => return alpha,
     };
     ((alpha * 1.5 - strand) * 2.2).clamp(0.0, 1.0)
@@ -505,4 +498,68 @@ fn check(state: &FaceState, placement: &Placement) -> Result<(), SynthError> {
         return Err(SynthError::State { value: placement.face_px, place: "face_px" });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::action_units::{AU10, AU25, AU26};
+    use crate::identity::{FacialHair, Headwear};
+    use crate::random::Draw;
+
+    fn inside(polygon: &[Point], x: f32, y: f32) -> bool {
+        let edges = polygon.iter().zip(polygon.iter().cycle().skip(1));
+        edges
+            .filter(|(a, b)| (a.y > y) != (b.y > y) && x < (b.x - a.x) * (y - a.y) / (b.y - a.y) + a.x)
+            .count()
+            % 2
+            == 1
+    }
+
+    fn away_from(polygon: &[Point], x: f32, y: f32) -> f32 {
+        polygon.iter().map(|p| (p.x - x).hypot(p.y - y)).fold(f32::MAX, f32::min)
+    }
+
+    #[test]
+    fn the_mouths_inside_shows_between_the_lips_and_nowhere_else() {
+        let (mut open, mut through, mut poking) = (0, 0, 0);
+        for i in 0..40 {
+            let mut rng = rng_for(31, Stream::Identity, i);
+            let who = Identity {
+                facial_hair: FacialHair::None,
+                headwear: Headwear::None,
+                ..Identity::sample(&mut rng)
+            };
+            let mut r = Renderer::studio(who, 160, 160, 110.0).unwrap();
+            for _ in 0..4 {
+                let mut state = FaceState::default();
+                for unit in AU10..AU25 {
+                    state.au[unit] = if rng.chance(0.4) { rng.unit() } else { 0.0 };
+                }
+                (state.au[AU25], state.au[AU26]) = (rng.unit(), 0.9 * rng.unit());
+                state.pose.yaw_deg = rng.between(-55.0, 55.0);
+                state.pose.pitch_deg = rng.between(-28.0, 28.0);
+                let drawn = r.render(&state, r.centered()).unwrap();
+                let (outer, inner) = (&drawn.landmarks[48..60], &drawn.landmarks[60..68]);
+                let raster = &r.buffers.raster;
+                for (at, &id) in raster.id.iter().enumerate() {
+                    let x = ((at % raster.width) as f32 + 0.5) / r.supersample as f32;
+                    let y = ((at / raster.width) as f32 + 0.5) / r.supersample as f32;
+                    if inside(inner, x, y) {
+                        open += 1;
+                        through += usize::from(id == NOTHING);
+                    }
+                    let Some(t) = r.rig.triangles().get(id as usize) else { continue };
+                    let within =
+                        matches!(t.material, Material::MouthCavity | Material::Teeth | Material::Tongue);
+                    poking += usize::from(within && !inside(outer, x, y) && away_from(outer, x, y) > 3.0);
+                }
+            }
+        }
+        assert!(open > 20_000, "{open}");
+        // Landmarks are joined by straight lines, lips are not: a sample in a thousand may fall between.
+        assert!(1000 * through < open, "{through} of {open}");
+        assert!(1000 * poking < open, "{poking} of {open}");
+    }
 }

@@ -186,6 +186,22 @@ fn at_sixty_degrees_the_far_eye_is_hidden_and_the_near_one_is_not() {
 }
 
 #[test]
+fn far_jaw_landmarks_lie_on_the_visible_outline() {
+    let mut r = renderer();
+    let drawn = draw(&mut r, &posed(40.0, 0.0, 0.0));
+    let at = |x: f32, y: f32| {
+        let i = (y as usize * drawn.frame.width() as usize + x as usize) * 3;
+        &drawn.frame.rgb()[i..i + 3]
+    };
+    let background = at(157.0, 2.0);
+    for i in 11..=14 {
+        let p = drawn.landmarks[i];
+        assert_eq!(at(p.x + 3.0, p.y), background, "outside of {i}");
+        assert_ne!(at(p.x - 3.0, p.y), background, "inside of {i}");
+    }
+}
+
+#[test]
 fn hidden_landmarks_grow_with_the_turn_of_the_head() {
     let mut r = renderer();
     let front = draw(&mut r, &FaceState::default()).hidden;
@@ -254,6 +270,28 @@ fn a_seed_gives_the_same_clip_again_in_any_order() {
     assert_eq!(third.rgb(), frames(&[1])[0].1.0.rgb());
     assert_ne!(coarse_hash(3, 17), coarse_hash(3, 18));
     assert_ne!(coarse_hash(3, 17), coarse_hash(4, 17));
+}
+
+/// The crate promises the same bits on every machine. Whoever changes how faces look changes these numbers too: the
+/// message shows the new ones.
+#[test]
+fn a_frame_is_the_same_to_the_last_bit_on_every_machine() {
+    let mut clip = ClipSource::new(2024, 7, RenderOptions::crop(64)).unwrap();
+    let (frame, labels) = clip.frame_at(4.2).unwrap();
+    assert_eq!(labels.expression, Expression::Sad);
+    assert_eq!((labels.valence, labels.arousal), (-0.336_424_62, 0.062_235_683));
+    assert_eq!(
+        labels.pose,
+        HeadPose { yaw_deg: -16.641_476, pitch_deg: 1.435_949_3, roll_deg: -2.670_771_6 }
+    );
+    assert_eq!(labels.landmarks[30], Point::new(30.123_434, 37.570_034));
+    // Where this fails, tell a new look from another machine's arithmetic by the mean colour.
+    let mean = |c: usize| frame.rgb().iter().skip(c).step_by(3).map(|&b| f64::from(b)).sum::<f64>() / 4096.0;
+    let hash = frame
+        .rgb()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    assert_eq!(hash, 0x1ad4_d6fa_9d14_a2b7, "{hash:#x}, mean {:.2} {:.2} {:.2}", mean(0), mean(1), mean(2));
 }
 
 #[test]
