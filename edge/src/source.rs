@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, unbounded};
+use semblance_face::frame::{PICTURE_EXTENSIONS, is_picture};
 use semblance_face::{Frame, FrameError};
 use semblance_synth::{ClipSource, RenderOptions, SynthError};
 use thiserror::Error;
@@ -72,7 +73,6 @@ pub trait Source: Send {
     fn next(&mut self, frame: &mut Frame) -> Result<Next, SourceError>;
 }
 
-const PICTURE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
 /// Pictures of a folder are this far apart in time.
 const FOLDER_FPS: f64 = 25.0;
 
@@ -97,11 +97,6 @@ pub fn open(spec: &str) -> Result<Box<dyn Source>, SourceError> {
     } else {
         Ok(Box::new(Video::open(path)?))
     }
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    PICTURE_EXTENSIONS.contains(&extension.as_str())
 }
 
 /// Decodes a file, keeping errors of the disk and of the picture apart.

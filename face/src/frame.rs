@@ -1,6 +1,17 @@
 //! One picture of a video, with the time it was taken.
 
+use std::path::Path;
+
 use thiserror::Error;
+
+/// Extensions of the files that [`Frame::decode`] reads, in lower case.
+pub const PICTURE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
+
+/// Whether a file is a picture, by its extension in any case.
+pub fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+    PICTURE_EXTENSIONS.contains(&extension.as_str())
+}
 
 /// Why bytes could not become a [`Frame`].
 #[derive(Debug, Error)]

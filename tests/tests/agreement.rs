@@ -48,6 +48,16 @@ fn write_run(dir: &Path) -> Checkpoint {
     Checkpoint::load(&path).unwrap()
 }
 
+/// A run, its encoder, and the bundle exported from it.
+fn exported(dir: &Path) -> (Checkpoint, Loaded, Bundle) {
+    let checkpoint = write_run(dir);
+    let loaded = Loaded::from_checkpoint(&checkpoint).unwrap();
+    let out = dir.join("bundle");
+    export(&dir.join(checkpoint::FILE_NAME), &out, "test", toml::Table::new(), None).unwrap();
+    let bundle = Bundle::open(&out).unwrap();
+    (checkpoint, loaded, bundle)
+}
+
 fn frames(count: usize) -> Vec<Frame> {
     let mut clip = ClipSource::new(11, 2, RenderOptions::webcam()).unwrap();
     (0..count).map(|_| clip.next_frame().unwrap().0).collect()
@@ -74,11 +84,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn an_exported_bundle_gives_the_trainers_embeddings_of_the_same_aligned_crops() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoint = write_run(dir.path());
-    let loaded = Loaded::from_checkpoint(&checkpoint).unwrap();
-    let out = dir.path().join("bundle");
-    export(&dir.path().join(checkpoint::FILE_NAME), &out, "test", toml::Table::new(), None).unwrap();
-    let bundle = Bundle::open(&out).unwrap();
+    let (checkpoint, loaded, bundle) = exported(dir.path());
     let mut encoder = Encoder::from_bundle(&bundle).unwrap();
     let heads = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
     let aligner = Aligner::new(bundle.manifest().crop, 64);
@@ -120,11 +126,7 @@ impl Finder for FixedFinder {
 #[test]
 fn the_edges_whole_pipeline_gives_the_trainers_probabilities() {
     let dir = tempfile::tempdir().unwrap();
-    let checkpoint = write_run(dir.path());
-    let loaded = Loaded::from_checkpoint(&checkpoint).unwrap();
-    let out = dir.path().join("bundle");
-    export(&dir.path().join(checkpoint::FILE_NAME), &out, "test", toml::Table::new(), None).unwrap();
-    let bundle = Bundle::open(&out).unwrap();
+    let (checkpoint, loaded, bundle) = exported(dir.path());
     let bbox = Rect::new(200.0, 120.0, 180.0, 200.0);
     let mut pipeline = Pipeline::new(&bundle, Box::new(FixedFinder(bbox))).unwrap();
     let aligner = Aligner::new(bundle.manifest().crop, 64);

@@ -22,8 +22,8 @@ const AHEAD: usize = 3;
 pub struct Batch {
     /// Their numbers in the store.
     pub indices: Vec<usize>,
-    /// `[N,3,S,S]`.
-    planes: Vec<u8>,
+    /// `[N,S,S,3]`.
+    crops: Vec<u8>,
     side_px: u32,
     /// Where known, else `None`; one a picture.
     pub landmarks: Vec<Landmarks>,
@@ -35,37 +35,26 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Picture`], which names the frame.
     pub fn load(store: &Store, indices: Vec<usize>, side_px: u32) -> Result<Self, StoreError> {
-        let pixels = (side_px * side_px) as usize;
-        let mut planes = vec![0; indices.len() * 3 * pixels];
-        indices.par_iter().zip(planes.par_chunks_exact_mut(3 * pixels)).try_for_each_init(
-            || vec![0; 3 * pixels],
-            |crop, (&i, planes)| {
-                resize_crop(&store.record(i).decode()?, side_px, crop);
-                for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
-                    for (out, pixel) in plane.iter_mut().zip(crop.chunks_exact(3)) {
-                        *out = pixel[channel];
-                    }
-                }
-                Ok(())
-            },
-        )?;
+        let bytes = (side_px * side_px * 3) as usize;
+        let mut crops = vec![0; indices.len() * bytes];
+        indices.par_iter().zip(crops.par_chunks_exact_mut(bytes)).try_for_each(|(&i, crop)| {
+            resize_crop(&store.record(i).decode()?, side_px, crop);
+            Ok(())
+        })?;
         let landmarks = indices.iter().map(|&i| store.record(i).landmarks()).collect();
-        Ok(Self { indices, planes, side_px, landmarks })
+        Ok(Self { indices, crops, side_px, landmarks })
     }
 
     /// Each picture as `S * S` RGB triples, as the edge's encoder takes a crop.
-    pub fn crops(&self) -> impl Iterator<Item = Vec<u8>> {
-        let pixels = (self.side_px * self.side_px) as usize;
-        self.planes
-            .chunks_exact(3 * pixels)
-            .map(move |planes| (0..3 * pixels).map(|i| planes[i % 3 * pixels + i / 3]).collect())
+    pub fn crops(&self) -> impl Iterator<Item = &[u8]> {
+        self.crops.chunks_exact((self.side_px * self.side_px * 3) as usize)
     }
 
     /// The pictures on `device`, `[N,3,S,S]` f32 in `[0,1]`.
     pub fn to_unit(&self, device: Device) -> Tensor {
         let side = i64::from(self.side_px);
-        Tensor::from_slice(&self.planes).view([-1, 3, side, side]).to_device(device).to_kind(Kind::Float)
-            / 255.0
+        let interleaved = Tensor::from_slice(&self.crops).view([-1, side, side, 3]).to_device(device);
+        interleaved.permute([0, 3, 1, 2]).contiguous().to_kind(Kind::Float) / 255.0
     }
 }
 

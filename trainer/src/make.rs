@@ -11,12 +11,8 @@ use serde::Deserialize;
 
 use crate::checkpoint::{Checkpoint, FILE_NAME};
 use crate::config;
-use crate::eval::{
-    FinetuneConfig, Loaded, Report, bundle_features, classes, encoder_features, finetune, linear_probe,
-    own_head,
-};
+use crate::eval::{FinetuneConfig, Loaded, Report, bundle_report, encoder_probe, finetune};
 use crate::export::export;
-use crate::nets::Backbone;
 use crate::prepare::{self, Layout, PrepareArgs};
 use crate::pretrain::{PretrainConfig, pretrain};
 use crate::store::{Split, Store};
@@ -76,7 +72,7 @@ pub fn run(args: &MakeArgs) -> anyhow::Result<()> {
     let card = model_card(&recipe, &scores, &report)?;
     let difference = export(&tuned, &args.out, &recipe.name, scores.table(&report), Some(card))?;
     eprintln!("exported; max abs difference between tract and the trainer {difference:.1e}");
-    let shipped = shipped_report(&args.out, &store)?;
+    let shipped = bundle_report(&Bundle::open(&args.out)?, &store, Split::Test)?;
     ensure!(
         (shipped.accuracy - report.accuracy).abs() < 1e-3,
         "the bundle scores {:.4}, but the trainer {:.4}",
@@ -96,14 +92,6 @@ fn prepared(args: &MakeArgs, layout: Layout) -> anyhow::Result<Store> {
     Ok(Store::open(&out)?)
 }
 
-/// The exported bundle on the test split, by the edge's own inference.
-fn shipped_report(dir: &Path, store: &Store) -> anyhow::Result<Report> {
-    let bundle = Bundle::open(dir)?;
-    let heads = semblance_calib::Heads::from_safetensors(bundle.heads_safetensors())?;
-    let head = heads.expression().context("the bundle has no expression head")?;
-    own_head(&bundle_features(&bundle, store, Split::Test, &classes(store)?)?, head, Split::Test)
-}
-
 /// Linear probes on the test split: what pretraining is worth before any label reaches the encoder.
 struct Scores {
     random: Report,
@@ -112,19 +100,13 @@ struct Scores {
 
 impl Scores {
     fn measure(recipe: &Recipe, store: &Store, run: &Path) -> anyhow::Result<Self> {
-        let probe = |loaded: &Loaded| -> anyhow::Result<Report> {
-            let classes = classes(store)?;
-            let features = |split| encoder_features(loaded, store, split, &classes);
-            let head = linear_probe(&features(Split::Train)?, &features(Split::Val)?)?;
-            own_head(&features(Split::Test)?, &head, Split::Test)
-        };
         let config = &recipe.pretrain;
-        let backbone: Backbone = config.backbone;
-        let mut random = Loaded::random(backbone, config.side_px, config.seed);
+        let mut random = Loaded::random(config.backbone, config.side_px, config.seed);
         (random.mean, random.std) = (config.mean, config.std);
+        let pretrained = Loaded::from_checkpoint(&Checkpoint::load(run)?)?;
         let scores = Self {
-            random: probe(&random)?,
-            pretrained: probe(&Loaded::from_checkpoint(&Checkpoint::load(run)?)?)?,
+            random: encoder_probe(&random, store, Split::Test)?,
+            pretrained: encoder_probe(&pretrained, store, Split::Test)?,
         };
         let (random, pretrained) = (scores.random.accuracy, scores.pretrained.accuracy);
         eprintln!("linear probe: random weights {random:.4}, pretrained {pretrained:.4}");

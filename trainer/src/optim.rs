@@ -49,12 +49,14 @@ impl Adam {
             for ((_, p), (m, v)) in
                 self.parameters.iter_mut().zip(self.first.iter_mut().zip(&mut self.second))
             {
-                let gradient = p.grad();
-                if !gradient.defined() {
+                let mut g = p.grad();
+                if !g.defined() {
                     continue;
                 }
-                // A sum, not an addition in place: the gradient belongs to the parameter.
-                let g = gradient + &*p * self.weight_decay;
+                if self.weight_decay != 0.0 {
+                    // A new tensor, not an addition in place: the gradient belongs to the parameter.
+                    g = &g + &*p * self.weight_decay;
+                }
                 let _ = m.lerp_(&g, 1.0 - BETA1);
                 *v *= BETA2;
                 let _ = v.addcmul_(&(&g * (1.0 - BETA2)), &g);
@@ -71,11 +73,13 @@ impl Adam {
 
     /// Every tensor of the state under `adam.first.<name>` and `adam.second.<name>`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        let moments = |kind: &'static str, tensors: &[Tensor]| -> Vec<(String, Tensor)> {
-            let names = self.parameters.iter().map(move |(name, _)| format!("adam.{kind}.{name}"));
-            names.zip(tensors.iter().map(Tensor::shallow_clone)).collect()
-        };
-        [moments("first", &self.first), moments("second", &self.second)].concat_tensors()
+        let mut state = Vec::with_capacity(2 * self.parameters.len());
+        for (kind, moments) in [("first", &self.first), ("second", &self.second)] {
+            for ((name, _), moment) in self.parameters.iter().zip(moments) {
+                state.push((format!("adam.{kind}.{name}"), moment.shallow_clone()));
+            }
+        }
+        state
     }
 
     /// Puts a state back that [`Adam::state`] gave; `find` looks a tensor up by name.
@@ -91,17 +95,6 @@ impl Adam {
         }
         self.steps = steps;
         Ok(())
-    }
-}
-
-/// Joins lists of named tensors (a tensor is no `Clone`).
-trait ConcatTensors {
-    fn concat_tensors(self) -> Vec<(String, Tensor)>;
-}
-
-impl<const N: usize> ConcatTensors for [Vec<(String, Tensor)>; N] {
-    fn concat_tensors(self) -> Vec<(String, Tensor)> {
-        self.into_iter().flatten().collect()
     }
 }
 
@@ -132,7 +125,7 @@ impl CosineSchedule {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     /// Adam by its paper, on scalars in f64, minimising `sum (p - target)^2`.
     fn reference(start: &[f64], target: &[f64], weight_decay: f64, lr: f64, steps: i32) -> Vec<f64> {
@@ -163,7 +156,6 @@ mod tests {
         let start = [1.0, -2.0, 0.5];
         let target_values = [0.0, 1.0, 0.4];
         let target = Tensor::from_slice(&target_values);
-        let vs = nn::VarStore::new(Device::Cpu);
         let fresh = || Tensor::from_slice(&start).set_requires_grad(true);
         let p = fresh();
         let mut adam = Adam::new(vec![("p".to_owned(), p.shallow_clone())], 0.01);
@@ -183,7 +175,6 @@ mod tests {
         resumed.restore(10, |name| saved.get(name).map(Tensor::shallow_clone).ok_or(())).unwrap();
         run(&mut resumed, &q, &target, 10);
         assert!((q - p).abs().max().to_kind(Kind::Double).double_value(&[]) == 0.0);
-        drop(vs);
     }
 
     #[test]

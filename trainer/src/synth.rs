@@ -5,12 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use image::ExtendedColorType;
-use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
 use semblance_synth::{ClipSource, Labels, RenderOptions};
 
 use crate::inspect::Summary;
+use crate::prepare::encode_jpeg;
 use crate::progress;
 use crate::store::{Provenance, Sample, Split, Store, StoreWriter};
 
@@ -98,9 +97,7 @@ fn clip(args: &SynthArgs, person: u64) -> anyhow::Result<Vec<(Vec<u8>, Sample)>>
     (0..frames)
         .map(|_| {
             let (frame, labels) = source.next_frame()?;
-            let mut jpeg = Vec::new();
-            JpegEncoder::new_with_quality(&mut jpeg, args.quality)
-                .encode(frame.rgb(), frame.width(), frame.height(), ExtendedColorType::Rgb8)
+            let jpeg = encode_jpeg(frame.rgb(), frame.width(), frame.height(), 3, args.quality)
                 .with_context(|| format!("person {person}"))?;
             Ok((jpeg, sample(&labels, split, args.side_px)))
         })

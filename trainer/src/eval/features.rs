@@ -67,7 +67,7 @@ pub fn bundle_features(
     let mut embedding = vec![0.0; spec.embedding_size];
     collect(store, split, classes, spec.embedding_size, spec.side_px, |batch, values| {
         for crop in batch.crops() {
-            encoder.embed(&crop, &mut embedding)?;
+            encoder.embed(crop, &mut embedding)?;
             values.extend_from_slice(&embedding);
         }
         Ok(())

@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{bail, ensure};
 use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, nn, nn::Module, no_grad};
+use tch::{Device, Tensor, nn, nn::Module, no_grad};
 
-use super::{Loaded, Protocol, Report, classes, labelled};
+use super::{Loaded, Protocol, Report, classes, label_of, labelled};
 use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, FILE_NAME, Meta, model_tensors};
 use crate::data::{epoch_order, mix, normalise, prefetch};
@@ -113,7 +113,7 @@ pub fn finetune(
 ) -> anyhow::Result<Report> {
     config.check()?;
     let classes = classes(store)?;
-    let (indices, _) = labelled(store, Split::Train, &classes);
+    let (indices, labels) = labelled(store, Split::Train, &classes);
     let steps_an_epoch = (indices.len() / config.batch) as i64;
     ensure!(
         steps_an_epoch > 0,
@@ -128,7 +128,7 @@ pub fn finetune(
     let mut optimiser = Adam::new(named_parameters(&loaded.vs), config.weight_decay);
     let total_steps = steps_an_epoch * config.epochs;
     let schedule = CosineSchedule { lr: config.lr, constant_steps: 0, total_steps };
-    let prior = log_frequencies(store, &indices, &classes, device);
+    let prior = log_frequencies(&labels, classes.len(), device);
     let bar = progress::bar(total_steps as u64, "finetune");
     let mut step = 0;
     let mut best: Option<BestEpoch> = None;
@@ -205,32 +205,25 @@ fn restore(vs: &mut nn::VarStore, weights: Vec<(String, Tensor)>) {
     }
 }
 
-/// Pictures are loaded so large that the smallest crop is not enlarged much.
+/// Pictures are loaded so large that the largest crop has the resolution of the encoder's input.
 fn load_side_px(side_px: u32, augment: &AugmentConfig) -> u32 {
     (f64::from(side_px) / augment.crop_scale[1].max(0.875)).ceil() as u32
 }
 
-/// Log share of each class in the training split, `[classes]`.
-fn log_frequencies(store: &Store, indices: &[usize], classes: &[Expression], device: Device) -> Tensor {
-    let mut counts = vec![0f32; classes.len()];
-    for label in labels_of(store, indices, classes) {
-        counts[label as usize] += 1.0;
+/// Log share of each class among these labels, `[classes]`.
+fn log_frequencies(labels: &[usize], classes: usize, device: Device) -> Tensor {
+    let mut counts = vec![0f32; classes];
+    for &label in labels {
+        counts[label] += 1.0;
     }
-    let total: f32 = counts.iter().sum();
-    let logs: Vec<f32> = counts.iter().map(|c| (c / total).ln()).collect();
+    let logs: Vec<f32> = counts.iter().map(|c| (c / labels.len() as f32).ln()).collect();
     Tensor::from_slice(&logs).to_device(device)
 }
 
-fn labels_of(store: &Store, indices: &[usize], classes: &[Expression]) -> Vec<i64> {
-    let label = |&i: &usize| {
-        let expression = store.record(i).expression()?;
-        classes.iter().position(|c| *c == expression).map(|p| p as i64)
-    };
-    indices.iter().filter_map(label).collect()
-}
-
 fn targets(store: &Store, indices: &[usize], classes: &[Expression], device: Device) -> Tensor {
-    Tensor::from_slice(&labels_of(store, indices, classes)).to_kind(Kind::Int64).to_device(device)
+    let labels: Vec<i64> =
+        indices.iter().filter_map(|&i| label_of(store, i, classes)).map(|label| label as i64).collect();
+    Tensor::from_slice(&labels).to_device(device)
 }
 
 fn score(

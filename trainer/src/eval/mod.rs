@@ -5,11 +5,12 @@ mod finetune;
 mod probe;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use semblance_calib::{LinearHead, argmax};
+use semblance_calib::{Heads, LinearHead, argmax};
+use semblance_face::Bundle;
 use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
 use tch::nn;
@@ -163,14 +164,13 @@ pub fn classes(store: &Store) -> anyhow::Result<Vec<Expression>> {
 
 /// The frames of a split whose expression is one of `classes`, and its place among them.
 pub fn labelled(store: &Store, split: Split, classes: &[Expression]) -> (Vec<usize>, Vec<usize>) {
-    store
-        .split(split)
-        .into_iter()
-        .filter_map(|i| {
-            let expression = store.record(i).expression()?;
-            Some((i, classes.iter().position(|c| *c == expression)?))
-        })
-        .unzip()
+    store.split(split).into_iter().filter_map(|i| Some((i, label_of(store, i, classes)?))).unzip()
+}
+
+/// The place of a frame's expression among `classes`; `None` where it has none of them.
+fn label_of(store: &Store, index: usize, classes: &[Expression]) -> Option<usize> {
+    let expression = store.record(index).expression()?;
+    classes.iter().position(|class| *class == expression)
 }
 
 /// Runs `trainer eval`.
@@ -208,11 +208,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 
 fn judge(args: &EvalArgs, loaded: Loaded, store: &Store) -> anyhow::Result<Report> {
     match args.protocol {
-        Protocol::Linear => {
-            let classes = classes(store)?;
-            let features = |split| encoder_features(&loaded, store, split, &classes);
-            probe_report(&features(Split::Train)?, &features(Split::Val)?, &features(args.split)?, args.split)
-        }
+        Protocol::Linear => encoder_probe(&loaded, store, args.split),
         Protocol::Finetune => {
             let mut config: FinetuneConfig =
                 config::layered(args.config.as_deref(), toml::Table::from_iter([]))?;
@@ -223,31 +219,47 @@ fn judge(args: &EvalArgs, loaded: Loaded, store: &Store) -> anyhow::Result<Repor
     }
 }
 
-fn judge_bundle(args: &EvalArgs, dir: &std::path::Path, store: &Store) -> anyhow::Result<Report> {
-    let bundle = semblance_face::Bundle::open(dir)?;
+fn judge_bundle(args: &EvalArgs, dir: &Path, store: &Store) -> anyhow::Result<Report> {
+    let bundle = Bundle::open(dir)?;
     if args.protocol == Protocol::Linear {
-        let classes = classes(store)?;
-        let features = |split| bundle_features(&bundle, store, split, &classes);
-        return probe_report(
-            &features(Split::Train)?,
-            &features(Split::Val)?,
-            &features(args.split)?,
-            args.split,
-        );
+        return probe_report(store, args.split, |split, classes| {
+            bundle_features(&bundle, store, split, classes)
+        });
     }
     if args.protocol == Protocol::Finetune {
         eprintln!("a bundle is not trained any further: its own heads are scored");
     }
-    let heads = semblance_calib::Heads::from_safetensors(bundle.heads_safetensors())
-        .with_context(|| dir.display().to_string())?;
-    let head = heads.expression().with_context(|| format!("{}: no expression head", dir.display()))?;
-    let features = bundle_features(&bundle, store, args.split, &head_classes(head)?)?;
-    own_head(&features, head, args.split)
+    bundle_report(&bundle, store, args.split)
 }
 
-fn probe_report(train: &Features, val: &Features, scored: &Features, split: Split) -> anyhow::Result<Report> {
-    let head = linear_probe(train, val)?;
-    let mut report = own_head(scored, &head, split)?;
+/// Scores a bundle's own head, with the edge's own inference.
+///
+/// # Errors
+/// Where it has no expression head, or there is nothing to score.
+pub fn bundle_report(bundle: &Bundle, store: &Store, split: Split) -> anyhow::Result<Report> {
+    let dir = || bundle.dir().display().to_string();
+    let heads = Heads::from_safetensors(bundle.heads_safetensors()).with_context(dir)?;
+    let head = heads.expression().with_context(|| format!("{}: no expression head", dir()))?;
+    own_head(&bundle_features(bundle, store, split, &head_classes(head)?)?, head, split)
+}
+
+/// The linear probe of an encoder, scored on `split`.
+///
+/// # Errors
+/// Where training or validation split have no labelled picture, or there is nothing to score.
+pub fn encoder_probe(loaded: &Loaded, store: &Store, split: Split) -> anyhow::Result<Report> {
+    probe_report(store, split, |split, classes| encoder_features(loaded, store, split, classes))
+}
+
+/// Fits the probe on what `features` gives of training and validation, and scores it on `split`.
+fn probe_report(
+    store: &Store,
+    split: Split,
+    features: impl Fn(Split, &[Expression]) -> anyhow::Result<Features>,
+) -> anyhow::Result<Report> {
+    let classes = classes(store)?;
+    let head = linear_probe(&features(Split::Train, &classes)?, &features(Split::Val, &classes)?)?;
+    let mut report = own_head(&features(split, &classes)?, &head, split)?;
     report.protocol = Protocol::Linear.name();
     Ok(report)
 }

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use semblance_face::Frame;
 use semblance_face::bundle::sha256_hex;
+use semblance_face::frame::is_picture;
 
 use super::{CHECKPOINT_FRAMES, Outcome, PrepareArgs, drop_stored, encode_jpeg, par_encode, relative};
 use crate::store::{Sample, Split, StoreWriter};
-
-const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "bmp", "webp"];
 
 struct Entry {
     path: PathBuf,
@@ -123,11 +122,6 @@ fn children(folder: &Path, folders: bool) -> anyhow::Result<Vec<(String, PathBuf
     }
     found.sort();
     Ok(found)
-}
-
-fn is_picture(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-    EXTENSIONS.contains(&extension.as_str())
 }
 
 /// The last run of digits in a name: 17 for `frame_0017.jpg`.

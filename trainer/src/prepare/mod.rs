@@ -141,7 +141,13 @@ fn drop_stored<T>(items: &mut Vec<T>, writer: &StoreWriter, video: impl Fn(&T) -
 }
 
 /// A JPEG of grey (`channels` 1) or RGB (3) pixels.
-fn encode_jpeg(pixels: &[u8], width: u32, height: u32, channels: u8, quality: u8) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn encode_jpeg(
+    pixels: &[u8],
+    width: u32,
+    height: u32,
+    channels: u8,
+    quality: u8,
+) -> anyhow::Result<Vec<u8>> {
     let colour = if channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality)
