@@ -3,6 +3,7 @@
 //! [`source`] gives frames, [`pipeline`] turns each into [`prediction`]s, [`sink`] hands them on, [`run`] joins the
 //! three and keeps [`stats`].
 
+pub mod bench;
 pub mod pipeline;
 pub mod prediction;
 pub mod run;

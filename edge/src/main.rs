@@ -8,12 +8,13 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
+use semblance_edge::bench::BenchReport;
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::sink::{JsonlSink, SinkSpec};
 use semblance_edge::stats::Stats;
 use semblance_edge::{run, source};
-use semblance_face::Bundle;
-use semblance_face::finder::SeetaFinder;
+use semblance_face::follow::FinderKind;
+use semblance_face::{Bundle, FollowOptions, Follower};
 
 /// Reads facial expression from pictures and video, on the device.
 #[derive(Debug, Parser)]
@@ -28,6 +29,9 @@ enum Command {
     /// Predict on every face of a source: one JSON object a face a frame
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// Measure what each stage of a frame costs on this machine
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -38,15 +42,77 @@ Examples:
   edge run --source frames/ --out jsonl:out.jsonl a folder of pictures, in the order of their names
   edge run --source clip.mp4 --max-frames 100 | jq .expression.label";
 
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  edge bench --source clip.mp4 --frames 300        percentiles of every stage
+  taskset -c 0 edge bench --source demo --json     on one core, as JSON
+  edge bench --source clip.mp4 --finder seeta      with SeetaFace instead of the bundle's own finder";
+
+/// What run and bench share: the models and how faces are found.
+#[derive(Debug, Args)]
+struct PipelineArgs {
+    /// Folder with the models [default: models/default in the working folder, beside the program, or installed]
+    #[arg(long, env = "SEMBLANCE_BUNDLE")]
+    bundle: Option<PathBuf>,
+
+    /// Which finder: the bundle's own, or SeetaFace's frontal detector
+    #[arg(long, value_enum, default_value = "bundle", env = "SEMBLANCE_FINDER")]
+    finder: FinderArg,
+
+    /// Longer side, in pixels, of the reduced picture that the bundle's finder searches: 160 finds the faces of people
+    /// before a webcam, 320 faces that are small in the picture [default: the bundle's]
+    #[arg(long, env = "SEMBLANCE_SEARCH_SIDE", value_parser = clap::value_parser!(u32).range(32..=1280))]
+    search_side: Option<u32>,
+
+    /// Run the finder on every N-th frame; in between, and while nothing is lost, faces are followed by their landmarks
+    #[arg(long, value_name = "N", default_value_t = Follower::DEFAULT_FIND_EVERY, env = "SEMBLANCE_FIND_EVERY",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    find_every: u32,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FinderArg {
+    Bundle,
+    Seeta,
+}
+
+impl PipelineArgs {
+    fn open(&self) -> anyhow::Result<Pipeline> {
+        let bundle = Bundle::open(&bundle_dir(self.bundle.as_deref())?)?;
+        let finder = match self.finder {
+            FinderArg::Bundle => FinderKind::Bundle,
+            FinderArg::Seeta => FinderKind::Seeta,
+        };
+        let options = FollowOptions { finder, search_side_px: self.search_side, find_every: self.find_every };
+        let at = || bundle.dir().display().to_string();
+        let follower = Follower::from_bundle(&bundle, &options).with_context(at)?;
+        Ok(Pipeline::new(&bundle, follower)?)
+    }
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    /// What is measured on: demo, a video file, a picture, or a folder of pictures
+    #[arg(long, default_value = "demo", env = "SEMBLANCE_SOURCE")]
+    source: String,
+
+    /// Frames to measure, after 10 that warm up
+    #[arg(long, default_value_t = 300)]
+    frames: u64,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
 #[derive(Debug, Args)]
 struct RunArgs {
     /// demo (a drawn face, no hardware), a video file (read through ffmpeg), a picture, or a folder of pictures
     #[arg(long, env = "SEMBLANCE_SOURCE")]
     source: String,
-
-    /// Folder with the models [default: models/default in the working folder, beside the program, or installed]
-    #[arg(long, env = "SEMBLANCE_BUNDLE")]
-    bundle: Option<PathBuf>,
 
     /// Where predictions go: jsonl (standard output) or jsonl:FILE; may be given several times
     #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT")]
@@ -55,12 +121,22 @@ struct RunArgs {
     /// Stop after this many frames
     #[arg(long, env = "SEMBLANCE_MAX_FRAMES")]
     max_frames: Option<u64>,
+
+    /// Write the 68 landmarks of every face, too
+    #[arg(long, env = "SEMBLANCE_LANDMARKS")]
+    landmarks: bool,
+
+    #[command(flatten)]
+    pipeline: PipelineArgs,
 }
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
-    let Cli { command: Command::Run(args) } = Cli::parse();
-    match run_command(&args) {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run_command(&args),
+        Command::Bench(args) => bench_command(&args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("edge: {error:#}");
@@ -70,8 +146,7 @@ fn main() -> ExitCode {
 }
 
 fn run_command(args: &RunArgs) -> anyhow::Result<()> {
-    let bundle = Bundle::open(&bundle_dir(args.bundle.as_deref())?)?;
-    let mut pipeline = Pipeline::new(&bundle, Box::new(SeetaFinder::new()?))?;
+    let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks);
     let source = source::open(&args.source)?;
     let mut sinks = args.out.iter().map(JsonlSink::open).collect::<Result<Vec<_>, _>>()?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -86,6 +161,35 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
         eprintln!("{}", stats.summary(start.elapsed()));
     }
     Ok(result?)
+}
+
+fn bench_command(args: &BenchArgs) -> anyhow::Result<()> {
+    const WARM_UP_FRAMES: u64 = 10;
+    let mut pipeline = args.pipeline.open()?;
+    let never = AtomicBool::new(false);
+    let mut measure = |frames: u64, stats: &mut Stats| {
+        let source = source::open(&args.source)?;
+        Ok::<(), anyhow::Error>(run::run(
+            source,
+            &mut pipeline,
+            &mut [],
+            Some(frames),
+            &never,
+            stats,
+            |_| {},
+        )?)
+    };
+    measure(WARM_UP_FRAMES, &mut Stats::default())?;
+    let mut stats = Stats::default();
+    let start = Instant::now();
+    measure(args.frames, &mut stats)?;
+    let wall = start.elapsed();
+    if args.json {
+        println!("{}", serde_json::to_string(&BenchReport::of(&stats, wall))?);
+    } else {
+        println!("{}", stats.summary(wall));
+    }
+    Ok(())
 }
 
 /// The bundle asked for, or the first of the usual places that has one.

@@ -1,11 +1,12 @@
 //! The contract of every sink: one JSON object a face a frame.
 
+use semblance_face::landmarks::LANDMARKS;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 /// What is known of one face in one frame. The order of the fields is the order in which they are written.
 ///
-/// Valence, arousal, action units, pose and user are absent until a bundle or a profile provides them.
+/// Valence, arousal, action units and user are absent until a bundle or a profile provides them.
 #[derive(Debug, Serialize)]
 pub struct Prediction<'a> {
     /// Seconds on the source's own clock.
@@ -19,6 +20,12 @@ pub struct Prediction<'a> {
     pub bbox: [f32; 4],
     /// The finder's score, in `[0, 1]`.
     pub score: f32,
+    /// Head pose, where the bundle finds landmarks and the face was seen in this frame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pose: Option<Pose>,
+    /// The 68 landmarks as `[x, y]` in pixels of the source, iBUG order; present where they were asked for and seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub landmarks: Option<LandmarkPoints>,
     /// Present where the bundle has an expression head.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expression: Option<ExpressionPrediction<'a>>,
@@ -26,6 +33,27 @@ pub struct Prediction<'a> {
     pub adapted: bool,
     /// Where the time went.
     pub ms: StageMillis,
+}
+
+/// Head pose in degrees, as [`semblance_face::HeadPose`] defines it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Pose {
+    /// Positive where the face looks to the picture's right.
+    pub yaw: f32,
+    /// Positive where it looks up.
+    pub pitch: f32,
+    /// Positive where the head is tilted clockwise in the picture.
+    pub roll: f32,
+}
+
+/// 68 landmarks, `[x, y]` each.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LandmarkPoints(pub [[f32; 2]; LANDMARKS]);
+
+impl Serialize for LandmarkPoints {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0)
+    }
 }
 
 /// Probabilities over the expressions.
@@ -62,7 +90,7 @@ impl Serialize for Probabilities<'_> {
 pub struct StageMillis {
     /// Decoding of the frame.
     pub decode: f64,
-    /// Finding and tracking.
+    /// Finding and following: the finder, where it ran, and the landmark network.
     pub find: f64,
     /// Cropping and embedding.
     pub embed: f64,

@@ -10,9 +10,13 @@ use hdrhistogram::Histogram;
 pub enum Stage {
     /// Decoding of a frame.
     Decode,
-    /// Finding and tracking in a frame.
+    /// The finder, in a frame in which it ran.
     Find,
-    /// Cropping and embedding of a face.
+    /// The landmark network, for all faces of a frame.
+    Landmarks,
+    /// Cutting the aligned crop of a face.
+    Align,
+    /// Embedding of a face.
     Embed,
     /// Heads of a face.
     Heads,
@@ -21,12 +25,17 @@ pub enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [Self::Decode, Self::Find, Self::Embed, Self::Heads, Self::Total];
+    /// In the order of their work.
+    pub const ALL: [Self; 7] =
+        [Self::Decode, Self::Find, Self::Landmarks, Self::Align, Self::Embed, Self::Heads, Self::Total];
 
-    const fn name(self) -> &'static str {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Decode => "decode",
             Self::Find => "find",
+            Self::Landmarks => "landmarks",
+            Self::Align => "align",
             Self::Embed => "embed",
             Self::Heads => "heads",
             Self::Total => "total",
@@ -80,6 +89,11 @@ impl Stats {
         self.stages[stage as usize].value_at_quantile(quantile) as f64 / 1000.0
     }
 
+    /// Durations counted of a stage.
+    pub fn count(&self, stage: Stage) -> u64 {
+        self.stages[stage as usize].len()
+    }
+
     /// The summary over a run of `wall`, for people.
     pub fn summary(&self, wall: Duration) -> Summary<'_> {
         Summary { stats: self, wall }
@@ -103,10 +117,10 @@ impl fmt::Display for Summary<'_> {
             "{} frames ({share:.1} % with a face), {} faces, {} dropped, {fps:.1} fps",
             stats.frames, stats.faces, stats.dropped
         )?;
-        write!(f, "{:>8} {:>9} {:>9} {:>9}", "ms", "p50", "p95", "max")?;
-        for stage in Stage::ALL {
+        write!(f, "{:>9} {:>9} {:>9} {:>9}", "ms", "p50", "p95", "max")?;
+        for stage in Stage::ALL.into_iter().filter(|&stage| stats.count(stage) > 0) {
             let [p50, p95, max] = [0.5, 0.95, 1.0].map(|q| stats.quantile_ms(stage, q));
-            write!(f, "\n{:>8} {p50:>9.2} {p95:>9.2} {max:>9.2}", stage.name())?;
+            write!(f, "\n{:>9} {p50:>9.2} {p95:>9.2} {max:>9.2}", stage.name())?;
         }
         Ok(())
     }

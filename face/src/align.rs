@@ -110,9 +110,12 @@ pub fn resize_crop(frame: &Frame, side_px: u32, out: &mut [u8]) {
 /// Samples beyond this many a side of a crop's pixel add nothing that can be seen.
 const MAX_TAPS: usize = 8;
 
-/// Fills `out` with the picture under `crop_to_frame`: bilinear where the crop is finer than the picture, the mean
+/// Fills `out`, `side * side` RGB triples, with the picture under `crop_to_frame`: bilinear where the crop is finer than the picture, the mean
 /// over a grid of samples no further apart than a pixel where it is coarser, so that nothing aliases.
-fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut [u8]) {
+///
+/// # Panics
+/// Where `out` has another length.
+pub fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut [u8]) {
     let side = side_px as usize;
     assert_eq!(out.len(), side * side * 3, "length of the crop's buffer");
     let taps = (crop_to_frame.scale().ceil() as usize).clamp(1, MAX_TAPS);

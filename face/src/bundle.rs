@@ -1,4 +1,4 @@
-//! The bundle: a folder with an encoder, its heads and the settings they were trained with.
+//! The bundle: a folder with an encoder, its heads, the networks that find faces and the settings they were trained with.
 //!
 //! `bundle.toml` names every other file with its SHA-256, and each is checked before it is used. A bundle is written
 //! beside its place and renamed, so that there is never half of one.
@@ -15,7 +15,7 @@ use thiserror::Error;
 use crate::CropTemplate;
 
 /// The version of bundle that this build writes, and the newest that it reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MANIFEST: &str = "bundle.toml";
 
@@ -86,6 +86,19 @@ pub struct EncoderEntry {
     pub embedding_size: usize,
 }
 
+/// A network that finds faces or landmarks, and how it was trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FaceNetEntry {
+    /// ONNX: see [`crate::finder::ConvFinder::new`] and [`crate::Landmarker::new`].
+    #[serde(flatten)]
+    pub file: FileEntry,
+    /// Side of the input in pixels; for a finder, the longer side that it is meant for.
+    pub input_side_px: u32,
+    /// How it was trained.
+    #[serde(default)]
+    pub training: toml::Table,
+}
+
 /// The names behind the heads' rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,6 +120,12 @@ pub struct Manifest {
     pub name: String,
     /// The encoder.
     pub encoder: EncoderEntry,
+    /// The face finder; bundles of format 1 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finder: Option<FaceNetEntry>,
+    /// The landmark network; bundles of format 1 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landmarks: Option<FaceNetEntry>,
     /// The framing that the encoder was trained on.
     pub crop: CropTemplate,
     /// The linear heads, a file of crate `semblance-calib`.
@@ -127,6 +146,8 @@ pub struct Bundle {
     dir: PathBuf,
     manifest: Manifest,
     encoder: Vec<u8>,
+    finder: Option<Vec<u8>>,
+    landmarks: Option<Vec<u8>>,
     heads: Vec<u8>,
 }
 
@@ -157,7 +178,11 @@ impl Bundle {
         }
         let encoder = read_checked(dir, &manifest.encoder.file)?;
         let heads = read_checked(dir, &manifest.heads)?;
-        Ok(Self { dir: dir.to_owned(), manifest, encoder, heads })
+        let net = |entry: &Option<FaceNetEntry>| {
+            entry.as_ref().map(|entry| read_checked(dir, &entry.file)).transpose()
+        };
+        let (finder, landmarks) = (net(&manifest.finder)?, net(&manifest.landmarks)?);
+        Ok(Self { dir: dir.to_owned(), manifest, encoder, finder, landmarks, heads })
     }
 
     /// Where it was read from.
@@ -175,9 +200,34 @@ impl Bundle {
         &self.encoder
     }
 
+    /// The bytes of the finder's ONNX file, where there is one.
+    pub fn finder_onnx(&self) -> Option<&[u8]> {
+        self.finder.as_deref()
+    }
+
+    /// The bytes of the landmark network's ONNX file, where there is one.
+    pub fn landmarks_onnx(&self) -> Option<&[u8]> {
+        self.landmarks.as_deref()
+    }
+
     /// The bytes of the heads' safetensors file.
     pub fn heads_safetensors(&self) -> &[u8] {
         &self.heads
+    }
+
+    /// Its manifest and its files by name, to write it anew with something changed.
+    pub fn into_parts(self) -> (Manifest, BTreeMap<String, Vec<u8>>) {
+        let name = |net: &FaceNetEntry| net.file.file.clone();
+        let nets = [
+            self.manifest.finder.as_ref().map(name).zip(self.finder),
+            self.manifest.landmarks.as_ref().map(name).zip(self.landmarks),
+        ];
+        let own = [
+            (self.manifest.encoder.file.file.clone(), self.encoder),
+            (self.manifest.heads.file.clone(), self.heads),
+        ];
+        let files = own.into_iter().chain(nets.into_iter().flatten()).collect();
+        (self.manifest, files)
     }
 
     /// Writes a bundle to `dir`, whole or not at all; one that is there is replaced. `files` maps names to contents;
@@ -194,7 +244,8 @@ impl Bundle {
         keep: &[&str],
     ) -> Result<(), BundleError> {
         let bad = |reason: String| BundleError::Manifest { path: dir.join(MANIFEST), reason };
-        for entry in [&mut manifest.encoder.file, &mut manifest.heads] {
+        manifest.format = FORMAT;
+        for entry in manifest.files_mut() {
             let bytes =
                 files.get(&entry.file).ok_or_else(|| bad(format!("file '{}' is not given", entry.file)))?;
             entry.sha256 = sha256_hex(bytes);
@@ -233,10 +284,21 @@ impl Bundle {
 }
 
 impl Manifest {
+    /// Every file of the bundle besides the manifest.
+    fn files(&self) -> impl Iterator<Item = &FileEntry> {
+        let nets = [&self.finder, &self.landmarks].into_iter().flatten().map(|net| &net.file);
+        [&self.encoder.file, &self.heads].into_iter().chain(nets)
+    }
+
+    fn files_mut(&mut self) -> impl Iterator<Item = &mut FileEntry> {
+        let nets = [&mut self.finder, &mut self.landmarks].into_iter().flatten().map(|net| &mut net.file);
+        [&mut self.encoder.file, &mut self.heads].into_iter().chain(nets)
+    }
+
     /// The first thing that makes no sense, in words.
     fn problem(&self) -> Option<String> {
         let encoder = &self.encoder;
-        for entry in [&encoder.file, &self.heads] {
+        for entry in self.files() {
             let plain = Path::new(&entry.file).file_name().is_some_and(|name| name == entry.file.as_str());
             if !plain {
                 return Some(format!("'{}' is not a plain file name", entry.file));
@@ -244,6 +306,11 @@ impl Manifest {
         }
         if !(8..=1024).contains(&encoder.input_side_px) {
             return Some(format!("input_side_px = {} is outside 8 to 1024", encoder.input_side_px));
+        }
+        for (name, net) in [("finder", &self.finder), ("landmarks", &self.landmarks)] {
+            if let Some(net) = net.as_ref().filter(|net| !(32..=1024).contains(&net.input_side_px)) {
+                return Some(format!("{name}: input_side_px = {} is outside 32 to 1024", net.input_side_px));
+            }
         }
         if encoder.embedding_size == 0 {
             return Some("embedding_size is 0".to_owned());
@@ -301,6 +368,12 @@ mod tests {
                 std: [0.25; 3],
                 embedding_size: 3,
             },
+            finder: Some(FaceNetEntry {
+                file: file("finder.onnx"),
+                input_side_px: 160,
+                training: toml::Table::new(),
+            }),
+            landmarks: None,
             crop: CropTemplate::default(),
             heads: file("heads.safetensors"),
             labels: LabelSets { expression: vec!["neutral".to_owned(), "happy".to_owned()], au: Vec::new() },
@@ -313,6 +386,7 @@ mod tests {
         let files = BTreeMap::from([
             ("encoder.onnx".to_owned(), vec![1, 2, 3]),
             ("heads.safetensors".to_owned(), vec![4, 5]),
+            ("finder.onnx".to_owned(), vec![6, 7, 8]),
         ]);
         let bundle = dir.join("b");
         Bundle::write(&bundle, manifest(), &files, &[]).unwrap();
@@ -326,6 +400,7 @@ mod tests {
         let bundle = Bundle::open(&path).unwrap();
         assert_eq!(bundle.encoder_onnx(), [1, 2, 3]);
         assert_eq!(bundle.heads_safetensors(), [4, 5]);
+        assert_eq!((bundle.finder_onnx(), bundle.landmarks_onnx()), (Some(&[6, 7, 8][..]), None));
         assert_eq!(bundle.manifest().encoder.input_side_px, 64);
         written(dir.path());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside the bundle");
@@ -335,7 +410,7 @@ mod tests {
     fn a_flipped_bit_in_any_byte_of_any_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = written(dir.path());
-        for file in ["encoder.onnx", "heads.safetensors"] {
+        for file in ["encoder.onnx", "heads.safetensors", "finder.onnx"] {
             let whole = fs::read(path.join(file)).unwrap();
             for i in 0..whole.len() {
                 let mut damaged = whole.clone();
@@ -362,7 +437,7 @@ mod tests {
         let path = written(dir.path());
         let text = fs::read_to_string(path.join(MANIFEST)).unwrap();
         for (from, to, expected) in [
-            ("format = 1", "format = 2\nunknown = 3", "format 2 is newer"),
+            ("format = 2", "format = 3\nunknown = 3", "format 3 is newer"),
             ("file = \"encoder.onnx\"", "file = \"../encoder.onnx\"", "plain file name"),
             ("input_side_px = 64", "input_side_px = 0", "input_side_px"),
             ("box_scale = ", "box_scale = -", "box_scale"),

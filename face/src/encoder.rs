@@ -1,15 +1,10 @@
 //! The encoder on tract: aligned crops in, embeddings out.
 
-use std::io::Cursor;
-use std::sync::Arc;
-
 use thiserror::Error;
-use tract_onnx::prelude::{
-    DatumExt, Framework, InferenceModelExt, IntoRunnable, TValue, Tensor, TractError, TypedRunnableModel,
-    TypedSimpleState, tvec,
-};
+use tract_onnx::prelude::TractError;
 
 use crate::Bundle;
+use crate::network::{Network, one_line};
 
 /// Why an encoder could not be loaded or gave no embedding.
 #[derive(Debug, Error)]
@@ -60,8 +55,7 @@ pub struct EncoderSpec {
 #[derive(Debug)]
 pub struct Encoder {
     spec: EncoderSpec,
-    state: TypedSimpleState,
-    input: Arc<Tensor>,
+    network: Network,
 }
 
 impl Encoder {
@@ -73,16 +67,8 @@ impl Encoder {
     pub fn from_onnx(onnx: &[u8], spec: EncoderSpec) -> Result<Self, EncoderError> {
         let load = |e: TractError| EncoderError::Load(one_line(&e));
         let side = spec.side_px as usize;
-        let shape = [1, 3, side, side];
-        let plan: Arc<TypedRunnableModel> = tract_onnx::onnx()
-            .model_for_read(&mut Cursor::new(onnx))
-            .and_then(|model| model.with_input_fact(0, f32::fact(shape).into()))
-            .and_then(|model| model.into_optimized())
-            .and_then(|model| model.into_runnable())
-            .map_err(load)?;
-        let input = Tensor::zero::<f32>(&shape).map_err(load)?;
-        let state = plan.spawn().map_err(load)?;
-        let mut encoder = Self { spec, state, input: Arc::new(input) };
+        let network = Network::load(onnx, [1, 3, side, side]).map_err(load)?;
+        let mut encoder = Self { spec, network };
         let mut embedding = vec![0.0; spec.embedding_size];
         encoder.embed(&vec![0; side * side * 3], &mut embedding)?;
         Ok(encoder)
@@ -118,11 +104,7 @@ impl Encoder {
         check_length("crop", pixels * 3, crop.len())?;
         check_length("embedding", spec.embedding_size, embedding.len())?;
         let run = |e: TractError| EncoderError::Run(one_line(&e));
-        let planes = Arc::make_mut(&mut self.input);
-        let mut planes = planes.try_as_plain_ram_mut().map_err(run)?;
-        normalise_into(crop, &spec, planes.as_slice_mut::<f32>().map_err(run)?);
-        let input = TValue::from_const(Arc::clone(&self.input));
-        let outputs = self.state.run(tvec!(input)).map_err(run)?;
+        let outputs = self.network.run(|planes| normalise_into(crop, &spec, planes)).map_err(run)?;
         let output =
             outputs.first().ok_or(EncoderError::Output { expected: spec.embedding_size, found: 0 })?;
         let found = output.try_as_plain_ram().and_then(|view| view.as_slice::<f32>()).map_err(run)?;
@@ -139,11 +121,6 @@ impl Encoder {
 
 fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(), EncoderError> {
     if expected == found { Ok(()) } else { Err(EncoderError::Length { what, expected, found }) }
-}
-
-/// tract's errors carry their causes on lines of their own.
-fn one_line(error: &TractError) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// RGB triples to three planes, `(value / 255 - mean) / std`.

@@ -1,6 +1,6 @@
 //! Giving a face one id for as long as it is in view.
 
-use crate::{Detection, Point, Rect};
+use crate::{Detection, Rect};
 
 /// A face followed through a video.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,10 +11,8 @@ pub struct Track {
     pub bbox: Rect,
     /// The finder's last score, in `[0, 1]`.
     pub score: f32,
-    /// The finder's landmarks, where it saw the face in this frame and gives some.
-    pub landmarks: Option<[Point; 5]>,
-    /// The finder did not see the face in this frame: the box is the last one known.
-    pub coasted: bool,
+    /// Which detection of the last frame it is; `None` where it was not seen there, and the box is the last one known.
+    pub detection: Option<usize>,
     seen_secs: f64,
     hits: u32,
 }
@@ -57,27 +55,26 @@ impl Tracker {
         self.tracks.retain(|t| (0.0..=FORGET_SECS).contains(&(t_secs - t.seen_secs)));
         self.match_boxes(detections);
         for track in &mut self.tracks {
-            track.coasted = true;
-            track.landmarks = None;
+            track.detection = None;
         }
         self.taken.clear();
         self.taken.resize(detections.len(), false);
-        // The best pairs first; a track that was matched is no longer coasted.
+        // The best pairs first; a track that was matched is not matched again.
         for &(_, t, d) in &self.pairs {
-            if self.tracks[t].coasted && !self.taken[d] {
+            if self.tracks[t].detection.is_none() && !self.taken[d] {
                 self.taken[d] = true;
                 self.tracks[t].see(&detections[d], t_secs);
+                self.tracks[t].detection = Some(d);
             }
         }
-        for (detection, taken) in detections.iter().zip(&self.taken) {
+        for (d, (detection, taken)) in detections.iter().zip(&self.taken).enumerate() {
             if !taken {
                 self.last_id += 1;
                 self.tracks.push(Track {
                     id: self.last_id,
                     bbox: detection.bbox,
                     score: detection.score,
-                    landmarks: detection.landmarks,
-                    coasted: false,
+                    detection: Some(d),
                     seen_secs: t_secs,
                     hits: if detection.score >= CONFIRM_SCORE { CONFIRM_HITS } else { 1 },
                 });
@@ -112,8 +109,6 @@ impl Track {
         self.bbox =
             Rect::new(blend(old.x, new.x), blend(old.y, new.y), blend(old.w, new.w), blend(old.h, new.h));
         self.score = detection.score;
-        self.landmarks = detection.landmarks;
-        self.coasted = false;
         self.seen_secs = t_secs;
         self.hits = self.hits.saturating_add(1);
     }
@@ -166,7 +161,7 @@ mod tests {
         assert_eq!(ids(tracker.update(0.0, &[face(10.0, 0.95)])), [1]);
         let coasting = tracker.update(0.4, &[]);
         assert_eq!(ids(coasting), [1]);
-        assert!(coasting[0].coasted);
+        assert_eq!(coasting[0].detection, None);
         assert!(tracker.update(0.7, &[]).is_empty());
         assert_eq!(ids(tracker.update(1.5, &[face(12.0, 0.95)])), [1]);
         assert_eq!(ids(tracker.update(9.0, &[face(12.0, 0.95)])), [2]);

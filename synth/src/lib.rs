@@ -56,7 +56,7 @@ pub use camera::Camera;
 pub use clip::{ClipSource, Framing, Labels, RenderOptions};
 pub use dynamics::{PersonalStyle, SHOWN_FROM};
 pub use identity::{FacialHair, Glasses, HairStyle, Headwear, Identity};
-pub use render::{Placement, Rendered, Renderer};
+pub use render::{Placement, Rendered, Renderer, empty_scene};
 pub use rig::{FaceState, Gaze, HeadPose};
 
 use thiserror::Error;

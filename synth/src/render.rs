@@ -48,6 +48,20 @@ pub struct Rendered {
     pub hidden: f32,
 }
 
+/// Draws a place with nobody in it, light, camera and background random by `seed`: what a face finder must not see a
+/// face in.
+///
+/// # Errors
+/// As [`Renderer::new`].
+pub fn empty_scene(width: u32, height: u32, seed: u64) -> Result<Frame, SynthError> {
+    let identity = Identity::sample(&mut rng_for(seed, Stream::Scene, 1));
+    let mut renderer = Renderer::new(identity, width, height, 0.5 * height as f32, seed)?;
+    // Heads and shoulders are narrower than a picture that is as high as ten faces is wide.
+    let away = Point::new(-10.0 * width.max(height) as f32, 0.5 * height as f32);
+    let placement = Placement { center: away, face_px: 0.2 * height as f32 };
+    Ok(renderer.render(&FaceState::default(), placement)?.frame)
+}
+
 /// Draws one person under one light before one background.
 pub struct Renderer {
     identity: Identity,

@@ -9,7 +9,7 @@ use semblance_edge::pipeline::Pipeline;
 use semblance_edge::prediction::Prediction;
 use semblance_edge::stats::Stats;
 use semblance_face::finder::SeetaFinder;
-use semblance_face::{Aligner, Bundle, Detection, Encoder, FindError, Finder, Frame, Rect};
+use semblance_face::{Aligner, Bundle, Detection, Encoder, FindError, Finder, Follower, Frame, Rect};
 use semblance_synth::{ClipSource, RenderOptions};
 use semblance_trainer::checkpoint::{self, Checkpoint, Meta, floats, model_tensors};
 use semblance_trainer::data::normalise;
@@ -128,7 +128,8 @@ fn the_edges_whole_pipeline_gives_the_trainers_probabilities() {
     let dir = tempfile::tempdir().unwrap();
     let (checkpoint, loaded, bundle) = exported(dir.path());
     let bbox = Rect::new(200.0, 120.0, 180.0, 200.0);
-    let mut pipeline = Pipeline::new(&bundle, Box::new(FixedFinder(bbox))).unwrap();
+    let follower = Follower::new(Box::new(FixedFinder(bbox)), None, 1);
+    let mut pipeline = Pipeline::new(&bundle, follower).unwrap();
     let aligner = Aligner::new(bundle.manifest().crop, 64);
     let mut crop = vec![0; 64 * 64 * 3];
     let mut stats = Stats::default();

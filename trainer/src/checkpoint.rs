@@ -1,7 +1,7 @@
 //! One file with everything that a run needs to go on: weights, buffers, optimiser state and progress.
 //!
 //! A checkpoint is a safetensors file. Tensors are named `model.<variable>` and as the optimiser names its own; the
-//! metadata entry `semblance` holds [`Meta`] as JSON. It is written beside its place and renamed, so a crash leaves
+//! metadata entry `semblance` holds a description as JSON, [`Meta`] for encoders. It is written beside its place and renamed, so a crash leaves
 //! the previous one.
 
 use std::collections::HashMap;
@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 use thiserror::Error;
@@ -98,7 +99,11 @@ pub fn model_tensors(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
 ///
 /// # Errors
 /// [`CheckpointError::Io`] where the disk does not take it; a checkpoint that was there stays.
-pub fn save(path: &Path, meta: &Meta, tensors: Vec<(String, Tensor)>) -> Result<(), CheckpointError> {
+pub fn save(
+    path: &Path,
+    meta: &impl Serialize,
+    tensors: Vec<(String, Tensor)>,
+) -> Result<(), CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     let malformed = |reason: String| CheckpointError::Malformed { path: path.to_owned(), reason };
     let json = serde_json::to_string(meta).map_err(|e| malformed(e.to_string()))?;
@@ -117,16 +122,16 @@ pub fn save(path: &Path, meta: &Meta, tensors: Vec<(String, Tensor)>) -> Result<
     File::open(folder).and_then(|f| f.sync_all()).map_err(io)
 }
 
-/// A checkpoint in memory.
+/// A checkpoint in memory, described by an `M` with a field `format`.
 #[derive(Debug)]
-pub struct Checkpoint {
+pub struct Checkpoint<M = Meta> {
     path: PathBuf,
     /// What it is of.
-    pub meta: Meta,
+    pub meta: M,
     tensors: HashMap<String, Tensor>,
 }
 
-impl Checkpoint {
+impl<M: DeserializeOwned> Checkpoint<M> {
     /// Reads `path`: a checkpoint, or a run's folder with one in it.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use semblance_trainer::{allocator, eval, export, inspect, make, prepare, pretrain, synth};
+use semblance_trainer::{
+    allocator, eval, export, facecheck, finder, inspect, landmarks, make, prepare, pretrain, synth,
+};
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
 #[derive(Debug, Parser)]
@@ -38,6 +40,21 @@ enum Command {
     /// Make a bundle from a data set by a recipe: prepare, pretrain, probe, fine-tune, export
     #[command(after_help = "Example (rebuilds the shipped bundle):\n  trainer make --src fer2013.npz")]
     Make(make::MakeArgs),
+    /// Train the face finder on labelled pictures and synthetic people
+    #[command(
+        after_help = "Example:\n  trainer finder --faces faces/clips --faces faces/lfw --out runs/finder"
+    )]
+    Finder(finder::FinderArgs),
+    /// Train the network that finds a face's 68 landmarks
+    #[command(
+        after_help = "Example:\n  trainer landmarks --landmarks landmarks.csv --pictures pictures/ --out runs/landmarks"
+    )]
+    Landmarks(landmarks::LandmarksArgs),
+    /// Judge what a bundle finds: faces, landmarks, head pose, and faces where there are none
+    #[command(
+        after_help = "Example:\n  trainer faces --faces faces/clips --landmarks landmarks.csv --pictures pictures/"
+    )]
+    Faces(facecheck::FacesArgs),
     /// Draw a store of synthetic people with every label
     #[command(after_help = "Example:\n  trainer synth --identities 200 --out stores/synth")]
     Synth(synth::SynthArgs),
@@ -55,6 +72,9 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Make(args) => make::run(&args),
+        Command::Finder(args) => finder::run(&args),
+        Command::Landmarks(args) => landmarks::run(&args),
+        Command::Faces(args) => facecheck::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     };

@@ -348,7 +348,7 @@ fn restore(
     vs: &nn::VarStore,
     optimiser: &mut Adam,
 ) -> anyhow::Result<i64> {
-    let saved = Checkpoint::load(&out.join(FILE_NAME)).context("there is nothing to resume")?;
+    let saved: Checkpoint = Checkpoint::load(&out.join(FILE_NAME)).context("there is nothing to resume")?;
     let ours = config::table_of(config)?;
     for (key, value) in &ours {
         let was = saved.meta.config.get(key);

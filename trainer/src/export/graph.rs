@@ -10,14 +10,19 @@ use crate::checkpoint::floats;
 const OPSET: i64 = 13;
 const IR_VERSION: i64 = 8;
 const PRODUCER: &str = "semblance-trainer";
-/// The input of every graph.
-pub const INPUT: &str = "crops";
-/// The output of every encoder.
-pub const OUTPUT: &str = "embedding";
 
 /// The name of a tensor in a graph under way.
 #[derive(Clone, Debug)]
 pub struct Value(String);
+
+/// A side of a graph's input or output.
+#[derive(Clone, Copy, Debug)]
+pub enum Dim {
+    /// Always this.
+    Fixed(i64),
+    /// Whatever the user of the graph chooses; the same wherever the symbol stands.
+    Symbol(&'static str),
+}
 
 /// An ONNX graph under way.
 #[derive(Debug, Default)]
@@ -26,15 +31,14 @@ pub struct GraphWriter {
 }
 
 impl GraphWriter {
-    /// A graph with one input, `[N,3,side,side]` in f32 with N symbolic; and that input.
-    pub fn new(name: &str, side_px: u32) -> (Self, Value) {
-        let side = Some(i64::from(side_px));
+    /// A graph with one input in f32; and that input.
+    pub fn new(name: &str, input: &str, dims: &[Dim]) -> (Self, Value) {
         let graph = pb::GraphProto {
             name: name.to_owned(),
-            input: vec![value_info(INPUT, &[None, Some(3), side, side])],
+            input: vec![value_info(input, dims)],
             ..Default::default()
         };
-        (Self { graph }, Value(INPUT.to_owned()))
+        (Self { graph }, Value(input.to_owned()))
     }
 
     fn node(&mut self, op: &str, inputs: Vec<String>, attribute: Vec<pb::AttributeProto>) -> Value {
@@ -104,20 +108,42 @@ impl GraphWriter {
         self.node("MaxPool", vec![x.0], attributes)
     }
 
+    /// `[N,C,H,W] -> [N,C*H*W]`.
+    pub fn flatten(&mut self, x: Value) -> Value {
+        self.node("Flatten", vec![x.0], Vec::new())
+    }
+
+    /// `x w^T + b` for `[N,in]`, with the weights `[out,in]` and the bias `[out]`.
+    ///
+    /// # Errors
+    /// Those of reading the weights.
+    pub fn linear(&mut self, x: Value, weight: &Tensor, bias: &Tensor) -> Result<Value, TchError> {
+        let inputs = vec![x.0, self.weight(weight)?, self.weight(bias)?];
+        let transposed = pb::AttributeProto {
+            name: "transB".to_owned(),
+            r#type: pb::attribute_proto::AttributeType::Int as i32,
+            i: 1,
+            ..Default::default()
+        };
+        Ok(self.node("Gemm", inputs, vec![transposed]))
+    }
+
     /// `[N,C,H,W] -> [N,C]`, the mean over positions.
     pub fn global_average_pool(&mut self, x: Value) -> Value {
         let pooled = self.node("GlobalAveragePool", vec![x.0], Vec::new());
-        self.node("Flatten", vec![pooled.0], Vec::new())
+        self.flatten(pooled)
     }
 
-    /// The model's bytes; `y`, `[N,size]`, becomes the output [`OUTPUT`].
-    pub fn finish(mut self, y: Value, size: i64) -> Vec<u8> {
-        for name in self.graph.node.iter_mut().flat_map(|n| n.output.iter_mut().chain(&mut n.input)) {
-            if *name == y.0 {
-                OUTPUT.clone_into(name);
+    /// The model's bytes; each value becomes an output of that name and shape, in this order.
+    pub fn finish(mut self, outputs: &[(&str, Value, &[Dim])]) -> Vec<u8> {
+        for (output, value, dims) in outputs {
+            for name in self.graph.node.iter_mut().flat_map(|n| n.output.iter_mut().chain(&mut n.input)) {
+                if *name == value.0 {
+                    (*output).clone_into(name);
+                }
             }
+            self.graph.output.push(value_info(output, dims));
         }
-        self.graph.output = vec![value_info(OUTPUT, &[None, Some(size)])];
         pb::ModelProto {
             ir_version: IR_VERSION,
             opset_import: vec![pb::OperatorSetIdProto { domain: String::new(), version: OPSET }],
@@ -139,13 +165,13 @@ fn ints(name: &str, values: Vec<i64>) -> pb::AttributeProto {
     }
 }
 
-/// A named f32 tensor; `None` is the symbolic batch `N`.
-fn value_info(name: &str, dims: &[Option<i64>]) -> pb::ValueInfoProto {
+/// A named f32 tensor.
+fn value_info(name: &str, dims: &[Dim]) -> pb::ValueInfoProto {
     use pb::tensor_shape_proto::{Dimension, dimension::Value};
-    let dim = |size: &Option<i64>| Dimension {
+    let dim = |size: &Dim| Dimension {
         value: Some(match size {
-            Some(size) => Value::DimValue(*size),
-            None => Value::DimParam("N".to_owned()),
+            Dim::Fixed(size) => Value::DimValue(*size),
+            Dim::Symbol(name) => Value::DimParam((*name).to_owned()),
         }),
         ..Default::default()
     };

@@ -10,12 +10,13 @@ use clap::Args;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use semblance_calib::Heads;
-use semblance_face::bundle::{self, EncoderEntry, FileEntry, LabelSets};
+use semblance_face::bundle::{self, EncoderEntry, FaceNetEntry, FileEntry, LabelSets};
 use semblance_face::encoder::EncoderSpec;
-use semblance_face::{Bundle, CropTemplate, Encoder, Manifest};
+use semblance_face::finder::ConvFinder;
+use semblance_face::{Bundle, CropTemplate, Encoder, Landmarker, Manifest};
 use tch::{Tensor, no_grad};
 
-pub use graph::{GraphWriter, INPUT, OUTPUT, Value};
+pub use graph::{Dim, GraphWriter, Value};
 
 use crate::checkpoint::{Checkpoint, floats};
 use crate::data::normalise;
@@ -26,8 +27,15 @@ use crate::nets::Precision;
 const ENCODER: &str = "encoder.onnx";
 /// The heads' file within a bundle.
 const HEADS: &str = "heads.safetensors";
+/// The finder's file within a bundle.
+const FINDER: &str = "finder.onnx";
+/// The landmark network's file within a bundle.
+const LANDMARKS: &str = "landmarks.onnx";
 /// What people read about a bundle; it is theirs, and stays when a bundle is exported anew.
 pub const MODEL_CARD: &str = "MODEL_CARD.md";
+/// The same of the networks that find faces.
+pub const FACES_CARD: &str = "FACES_CARD.md";
+const CARDS: [&str; 2] = [MODEL_CARD, FACES_CARD];
 
 /// The largest difference between tract's and the trainer's embeddings that an export may have.
 pub const TOLERANCE: f32 = 1e-4;
@@ -37,11 +45,19 @@ const CHECKED_PICTURES: usize = 16;
 /// Options of `trainer export`.
 #[derive(Clone, Debug, Args)]
 pub struct ExportArgs {
-    /// The run (or its checkpoint file) to export; with a head if it was fine-tuned
-    #[arg(long)]
-    pub checkpoint: PathBuf,
+    /// The run (or its checkpoint file) whose encoder is exported; with a head if it was fine-tuned
+    #[arg(long, required_unless_present_any = ["finder", "landmarks"])]
+    pub checkpoint: Option<PathBuf>,
 
-    /// Folder of the bundle; one that is there is replaced, its model card kept
+    /// The run of `trainer finder` whose network becomes the bundle's finder
+    #[arg(long)]
+    pub finder: Option<PathBuf>,
+
+    /// The run of `trainer landmarks` whose network becomes the bundle's landmark network
+    #[arg(long)]
+    pub landmarks: Option<PathBuf>,
+
+    /// Folder of the bundle; of one that is there, what is not exported anew stays
     #[arg(long)]
     pub out: PathBuf,
 
@@ -57,9 +73,44 @@ pub struct ExportArgs {
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let name = args.name.clone().or_else(|| Some(args.out.file_name()?.to_string_lossy().into_owned()));
     let name = name.with_context(|| format!("{}: not a folder's name", args.out.display()))?;
-    let difference = export(&args.checkpoint, &args.out, &name, toml::Table::new(), None)?;
-    eprintln!("{}: max abs difference between tract and the trainer {difference:.1e}", args.out.display());
+    if let Some(checkpoint) = &args.checkpoint {
+        let difference = export(checkpoint, &args.out, &name, toml::Table::new(), None)?;
+        eprintln!(
+            "{}: max abs difference between tract and the trainer {difference:.1e}",
+            args.out.display()
+        );
+    }
+    if args.finder.is_some() || args.landmarks.is_some() {
+        export_face_nets(args.finder.as_deref(), args.landmarks.as_deref(), &args.out)?;
+        eprintln!("{}: the networks that find faces are in place", args.out.display());
+    }
     Ok(())
+}
+
+/// Puts the networks of these runs into the bundle at `out`, whose other parts stay.
+///
+/// # Errors
+/// Names the checkpoint or the bundle; the bundle is as it was then.
+fn export_face_nets(finder: Option<&Path>, landmarks: Option<&Path>, out: &Path) -> anyhow::Result<()> {
+    let (mut manifest, mut files) = Bundle::open(out)
+        .context("a finder needs a bundle to go into: export an encoder first")?
+        .into_parts();
+    let mut put = |file: &str, input_side_px: u32, (onnx, training): (Vec<u8>, toml::Table)| {
+        files.insert(file.to_owned(), onnx);
+        let file = FileEntry { file: file.to_owned(), sha256: String::new() };
+        Some(FaceNetEntry { file, input_side_px, training })
+    };
+    if let Some(run) = finder {
+        let (onnx, training) = crate::finder::onnx(run)?;
+        ConvFinder::new(onnx.clone(), ConvFinder::DEFAULT_SIDE_PX)?;
+        manifest.finder = put(FINDER, ConvFinder::DEFAULT_SIDE_PX, (onnx, training));
+    }
+    if let Some(run) = landmarks {
+        let (onnx, training) = crate::landmarks::onnx(run)?;
+        Landmarker::new(&onnx, crate::landmarks::SIDE_PX)?;
+        manifest.landmarks = put(LANDMARKS, crate::landmarks::SIDE_PX, (onnx, training));
+    }
+    Ok(Bundle::write(out, manifest, &files, &CARDS)?)
 }
 
 /// Writes the bundle and returns the largest absolute difference between tract's embeddings and the trainer's.
@@ -95,6 +146,12 @@ pub fn export(
         ("steps".to_owned(), meta.step.into()),
     ]);
     training.insert("config".to_owned(), toml::Value::Table(meta.config.clone()));
+    // What finds faces does not depend on the encoder: a bundle that is replaced hands it on.
+    let (mut finder, mut landmarks, mut files) = (None, None, BTreeMap::new());
+    if out.exists() {
+        let (old, old_files) = Bundle::open(out)?.into_parts();
+        (finder, landmarks, files) = (old.finder, old.landmarks, old_files);
+    }
     let manifest = Manifest {
         format: bundle::FORMAT,
         name: name.to_owned(),
@@ -106,17 +163,19 @@ pub fn export(
             std: meta.std,
             embedding_size,
         },
+        finder,
+        landmarks,
         crop: CropTemplate::default(),
         heads: file(HEADS),
         labels: LabelSets { expression: meta.labels.clone(), au: Vec::new() },
         training,
         scores: all_scores,
     };
-    let mut files = BTreeMap::from([(ENCODER.to_owned(), onnx), (HEADS.to_owned(), heads)]);
+    files.extend([(ENCODER.to_owned(), onnx), (HEADS.to_owned(), heads)]);
     if let Some(card) = card {
         files.insert(MODEL_CARD.to_owned(), card.into_bytes());
     }
-    Bundle::write(out, manifest, &files, &[MODEL_CARD])?;
+    Bundle::write(out, manifest, &files, &CARDS)?;
     Ok(difference)
 }
 
@@ -125,9 +184,13 @@ pub fn export(
 /// # Errors
 /// Those of reading the weights.
 pub fn encoder_onnx(loaded: &Loaded) -> anyhow::Result<Vec<u8>> {
-    let (mut graph, crops) = GraphWriter::new(loaded.encoder.backbone().name(), loaded.side_px);
+    let backbone = loaded.encoder.backbone();
+    let side = Dim::Fixed(i64::from(loaded.side_px));
+    let batch = Dim::Symbol("N");
+    let (mut graph, crops) = GraphWriter::new(backbone.name(), "crops", &[batch, Dim::Fixed(3), side, side]);
     let embedding = no_grad(|| loaded.encoder.write(&mut graph, crops))?;
-    Ok(graph.finish(embedding, loaded.encoder.backbone().embedding_size()))
+    let dims = [batch, Dim::Fixed(backbone.embedding_size())];
+    Ok(graph.finish(&[("embedding", embedding, &dims)]))
 }
 
 /// The largest absolute difference between the embeddings of random pictures by tract and by the trainer in f32.

@@ -7,7 +7,8 @@ mod resnet;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn};
 
-pub use layers::{Layer, ProjectionHead};
+pub(crate) use layers::channels_last;
+pub use layers::{Layer, ProjectionHead, RepVgg, Stem};
 
 use crate::export::{GraphWriter, Value};
 
@@ -64,7 +65,8 @@ pub enum Precision {
 }
 
 impl Precision {
-    fn kind(self, device: Device) -> Kind {
+    /// The kind of tensor that convolutions run on.
+    pub(crate) fn kind(self, device: Device) -> Kind {
         let bf16 = match self {
             Self::Auto => device.is_cuda() || cpu_has_bf16(),
             Self::F32 => false,

@@ -1,0 +1,141 @@
+//! The 68 landmarks of a face in iBUG's order: jaw 0-16, brows 17-26, nose 27-35, eyes 36-47, mouth 48-67.
+
+use thiserror::Error;
+use tract_onnx::prelude::TractError;
+
+use crate::align::{Aligner, CropTemplate};
+use crate::network::{Network, one_line};
+use crate::{Detection, Frame, Point, Rect};
+
+/// Landmarks of a face.
+pub const LANDMARKS: usize = 68;
+/// Values that the network gives: landmarks as `x, y` in shares of the crop's side from its middle, then the logit of
+/// there being a face in the crop.
+pub const NETWORK_VALUES: usize = 2 * LANDMARKS + 1;
+
+/// How a face is framed for the landmark network: chin and brows are within, with room for a jaw that drops and a crop
+/// that is a little off.
+pub const TEMPLATE: CropTemplate = CropTemplate {
+    points: [[0.35, 0.40], [0.65, 0.40], [0.50, 0.56], [0.385, 0.69], [0.615, 0.69]],
+    box_scale: 1.35,
+    box_shift: [0.0, 0.03],
+};
+
+/// Landmarks and how sure it is that they are of a face.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Landmarks {
+    /// In pixels of the picture.
+    pub points: [Point; LANDMARKS],
+    /// The probability that there is a face, in `[0, 1]`.
+    pub presence: f32,
+}
+
+impl Landmarks {
+    /// What aligns a face: middles of the eyes, tip of the nose, corners of the mouth.
+    pub fn five_points(&self) -> [Point; 5] {
+        five_points(&self.points)
+    }
+}
+
+/// The five points of 68: middles of the eyes, tip of the nose, corners of the mouth, left and right as seen.
+pub fn five_points(points: &[Point; LANDMARKS]) -> [Point; 5] {
+    let mean = |range: std::ops::Range<usize>| {
+        let n = range.len() as f32;
+        let (x, y) = points[range].iter().fold((0.0, 0.0), |(x, y), p| (x + p.x, y + p.y));
+        Point::new(x / n, y / n)
+    };
+    [mean(36..42), mean(42..48), points[30], points[48], points[54]]
+}
+
+/// The box that [`crate::finder::ConvFinder`] gives for a face with these landmarks: their own box, its top raised to the
+/// forehead by a share that was fitted to the boxes it learned from.
+pub fn face_box(points: &[Point; LANDMARKS]) -> Rect {
+    const FOREHEAD: f32 = 0.32;
+    let fold =
+        |start: f32, f: fn(f32, f32) -> f32, axis: fn(&Point) -> f32| points.iter().map(axis).fold(start, f);
+    let (left, right) = (fold(f32::MAX, f32::min, |p| p.x), fold(f32::MIN, f32::max, |p| p.x));
+    let (top, bottom) = (fold(f32::MAX, f32::min, |p| p.y), fold(f32::MIN, f32::max, |p| p.y));
+    let raised = FOREHEAD * (bottom - top);
+    Rect::new(left, top - raised, right - left, bottom - top + raised)
+}
+
+/// Distance of the outer corners of the eyes, which errors are normalised by, in pixels.
+pub fn inter_ocular(points: &[Point; LANDMARKS]) -> f32 {
+    (points[36].x - points[45].x).hypot(points[36].y - points[45].y)
+}
+
+/// Why there are no landmarks.
+#[derive(Debug, Error)]
+pub enum LandmarkError {
+    /// The network cannot be read, or gives something else than landmarks.
+    #[error("the landmark network cannot be used: {0}")]
+    Model(String),
+}
+
+/// The landmark network on tract.
+#[derive(Debug)]
+pub struct Landmarker {
+    aligner: Aligner,
+    network: Network,
+    crop: Vec<u8>,
+}
+
+impl Landmarker {
+    /// Over a network that `trainer landmarks` made: `[1,3,S,S]` f32 in `[-1,1]` to `[1,137]`.
+    ///
+    /// # Errors
+    /// [`LandmarkError::Model`] where tract cannot read or run it, or it gives something else.
+    pub fn new(onnx: &[u8], side_px: u32) -> Result<Self, LandmarkError> {
+        let side = side_px as usize;
+        let network = Network::load(onnx, [1, 3, side, side]).map_err(|e| model_error(&e))?;
+        let mut landmarker =
+            Self { aligner: Aligner::new(TEMPLATE, side_px), network, crop: vec![0; side * side * 3] };
+        landmarker.run()?;
+        Ok(landmarker)
+    }
+
+    /// Finds the landmarks of the face that was seen in `face`; `None` where there is no crop of it, or the network gives
+    /// something that is not finite.
+    ///
+    /// # Errors
+    /// [`LandmarkError::Model`] where tract fails.
+    pub fn locate(&mut self, frame: &Frame, face: &Detection) -> Result<Option<Landmarks>, LandmarkError> {
+        let Some(to_crop) = self.aligner.transform(&face.bbox, face.landmarks.as_ref()) else {
+            return Ok(None);
+        };
+        let Some(to_frame) = to_crop.invert() else { return Ok(None) };
+        crate::align::sample(frame, &to_frame, self.aligner.side_px(), &mut self.crop);
+        let values = self.run()?;
+        let side = self.aligner.side_px() as f32;
+        let points = std::array::from_fn(|i| {
+            to_frame.apply(Point::new((values[2 * i] + 0.5) * side, (values[2 * i + 1] + 0.5) * side))
+        });
+        let presence = 1.0 / (1.0 + (-values[2 * LANDMARKS]).exp());
+        let finite =
+            presence.is_finite() && points.iter().all(|p: &Point| p.x.is_finite() && p.y.is_finite());
+        Ok(finite.then_some(Landmarks { points, presence }))
+    }
+
+    /// Runs the network on the crop as it is.
+    fn run(&mut self) -> Result<[f32; NETWORK_VALUES], LandmarkError> {
+        let crop = &self.crop;
+        let fill = |planes: &mut [f32]| {
+            for (channel, plane) in planes.chunks_exact_mut(crop.len() / 3).enumerate() {
+                for (value, pixel) in plane.iter_mut().zip(crop.chunks_exact(3)) {
+                    *value = f32::from(pixel[channel]) / 127.5 - 1.0;
+                }
+            }
+        };
+        let outputs = self.network.run(fill).map_err(|e| model_error(&e))?;
+        let output = outputs.first().ok_or_else(|| LandmarkError::Model("it gives nothing".to_owned()))?;
+        let view = output.try_as_plain_ram().map_err(|e| model_error(&e))?;
+        let values = view.as_slice::<f32>().map_err(|e| model_error(&e))?;
+        values.try_into().map_err(|_| {
+            LandmarkError::Model(format!("it gives {} values, not {NETWORK_VALUES}", values.len()))
+        })
+    }
+}
+
+fn model_error(error: &TractError) -> LandmarkError {
+    LandmarkError::Model(one_line(error))
+}
