@@ -110,6 +110,62 @@ fn the_demo_needs_no_file_and_shows_one_person() {
 }
 
 #[test]
+fn pose_is_given_and_landmarks_on_request() {
+    let plain = run(&["run", "--source", "demo", "--max-frames", "8"]);
+    let with_landmarks = run(&["run", "--source", "demo", "--max-frames", "8", "--landmarks"]);
+    let (plain, with_landmarks) = (objects(&plain), objects(&with_landmarks));
+    assert_eq!(plain.len(), with_landmarks.len());
+    assert!(!plain.is_empty());
+    for (object, full) in plain.iter().zip(&with_landmarks) {
+        for angle in ["yaw", "pitch", "roll"] {
+            assert!(object["pose"][angle].as_f64().unwrap().abs() < 90.0);
+        }
+        assert!(object.get("landmarks").is_none());
+        let points = full["landmarks"].as_array().unwrap();
+        assert_eq!(points.len(), 68);
+        let b: Vec<f64> = full["box"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        // The nose's tip lies in the middle half of the face's box.
+        let (x, y) = (points[30][0].as_f64().unwrap(), points[30][1].as_f64().unwrap());
+        assert!((0.25..0.75).contains(&((x - b[0]) / b[2])) && (0.25..0.9).contains(&((y - b[1]) / b[3])));
+    }
+}
+
+#[test]
+fn bench_prints_every_stage_as_json() {
+    let output = run(&["bench", "--source", "demo", "--frames", "6", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report = objects(&output).remove(0);
+    for stage in ["find", "landmarks", "align", "embed", "heads", "total"] {
+        let of = |percentile: &str| report["stages"][stage][percentile].as_f64().unwrap();
+        assert!(of("p50") > 0.0 && of("p50") <= of("p95") && of("p95") <= of("p99"), "{stage}: {report}");
+    }
+    assert!(report["fps"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["frames"], 6);
+}
+
+#[test]
+fn pictures_without_a_face_and_of_any_size_give_no_prediction_and_too_large_ones_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, width, height) in [("a.png", 640, 480), ("b.png", 16, 16), ("c.png", 12_000, 40)] {
+        image::RgbImage::new(width, height).save(dir.path().join(name)).unwrap();
+    }
+    let source = dir.path().to_string_lossy().into_owned();
+    let output = run(&["run", "--source", &source]);
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", stderr(&output));
+    let message = stderr(&output);
+    assert!(message.contains("c.png") && message.contains("12000x40"), "{message}");
+    let alone = dir.path().join("c.png").to_string_lossy().into_owned();
+    assert!(failure(&["run", "--source", &alone]).contains("12000x40"));
+}
+
+#[test]
+fn seeta_stays_as_a_choice() {
+    let output = run(&["run", "--source", "demo", "--max-frames", "6", "--finder", "seeta"]);
+    assert!(!objects(&output).is_empty(), "{}", stderr(&output));
+    assert_eq!(run(&["run", "--source", "demo", "--finder", "other"]).status.code(), Some(2));
+}
+
+#[test]
 fn max_frames_and_a_file_as_output() {
     let dir = tempfile::tempdir().unwrap();
     write_clip(dir.path(), 4);

@@ -104,7 +104,8 @@ impl Encoder {
         check_length("crop", pixels * 3, crop.len())?;
         check_length("embedding", spec.embedding_size, embedding.len())?;
         let run = |e: TractError| EncoderError::Run(one_line(&e));
-        let outputs = self.network.run(|planes| normalise_into(crop, &spec, planes)).map_err(run)?;
+        let outputs =
+            self.network.run(|planes| normalise_into(crop, spec.mean, spec.std, planes)).map_err(run)?;
         let output =
             outputs.first().ok_or(EncoderError::Output { expected: spec.embedding_size, found: 0 })?;
         let found = output.try_as_plain_ram().and_then(|view| view.as_slice::<f32>()).map_err(run)?;
@@ -124,11 +125,11 @@ fn check_length(what: &'static str, expected: usize, found: usize) -> Result<(),
 }
 
 /// RGB triples to three planes, `(value / 255 - mean) / std`.
-pub fn normalise_into(crop: &[u8], spec: &EncoderSpec, planes: &mut [f32]) {
+pub fn normalise_into(crop: &[u8], mean: [f32; 3], std: [f32; 3], planes: &mut [f32]) {
     let pixels = crop.len() / 3;
     for (channel, plane) in planes.chunks_exact_mut(pixels.max(1)).enumerate() {
-        let scale = 1.0 / (255.0 * spec.std[channel]);
-        let shift = -spec.mean[channel] / spec.std[channel];
+        let scale = 1.0 / (255.0 * std[channel]);
+        let shift = -mean[channel] / std[channel];
         for (out, pixel) in plane.iter_mut().zip(crop.chunks_exact(3)) {
             *out = f32::from(pixel[channel]) * scale + shift;
         }

@@ -4,6 +4,7 @@ use thiserror::Error;
 use tract_onnx::prelude::TractError;
 
 use crate::align::{Aligner, CropTemplate};
+use crate::encoder::normalise_into;
 use crate::network::{Network, one_line};
 use crate::{Detection, Frame, Point, Rect};
 
@@ -119,14 +120,10 @@ impl Landmarker {
     /// Runs the network on the crop as it is.
     fn run(&mut self) -> Result<[f32; NETWORK_VALUES], LandmarkError> {
         let crop = &self.crop;
-        let fill = |planes: &mut [f32]| {
-            for (channel, plane) in planes.chunks_exact_mut(crop.len() / 3).enumerate() {
-                for (value, pixel) in plane.iter_mut().zip(crop.chunks_exact(3)) {
-                    *value = f32::from(pixel[channel]) / 127.5 - 1.0;
-                }
-            }
-        };
-        let outputs = self.network.run(fill).map_err(|e| model_error(&e))?;
+        let outputs = self
+            .network
+            .run(|planes| normalise_into(crop, [0.5; 3], [0.5; 3], planes))
+            .map_err(|e| model_error(&e))?;
         let output = outputs.first().ok_or_else(|| LandmarkError::Model("it gives nothing".to_owned()))?;
         let view = output.try_as_plain_ram().map_err(|e| model_error(&e))?;
         let values = view.as_slice::<f32>().map_err(|e| model_error(&e))?;
@@ -138,4 +135,40 @@ impl Landmarker {
 
 fn model_error(error: &TractError) -> LandmarkError {
     LandmarkError::Model(one_line(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_points_and_box_of_a_known_layout() {
+        let mut points = [Point::new(50.0, 60.0); LANDMARKS];
+        // Eyes as regular hexagons about (30, 40) and (70, 40); mouth corners; chin and brows as extremes.
+        for i in 0..6 {
+            let angle = i as f32 * std::f32::consts::TAU / 6.0;
+            points[36 + i] = Point::new(30.0 - 8.0 * angle.cos(), 40.0 + 8.0 * angle.sin());
+            points[42 + i] = Point::new(70.0 - 8.0 * angle.cos(), 40.0 + 8.0 * angle.sin());
+        }
+        (points[48], points[54]) = (Point::new(35.0, 80.0), Point::new(65.0, 80.0));
+        (points[8], points[19]) = (Point::new(50.0, 110.0), Point::new(30.0, 10.0));
+        (points[0], points[16]) = (Point::new(5.0, 50.0), Point::new(95.0, 50.0));
+        let five = five_points(&points);
+        for (p, (x, y)) in
+            five.iter().zip([(30.0, 40.0), (70.0, 40.0), (50.0, 60.0), (35.0, 80.0), (65.0, 80.0)])
+        {
+            assert!((p.x - x).abs() < 1e-3 && (p.y - y).abs() < 1e-3, "{p:?}");
+        }
+        let bbox = face_box(&points);
+        assert_eq!((bbox.x, bbox.w, bbox.y + bbox.h), (5.0, 90.0, 110.0));
+        assert!((bbox.y - (10.0 - 32.0)).abs() < 1e-3);
+        // 36 is the left end of the left hexagon, 45 the right end of the right one.
+        assert!((inter_ocular(&points) - 56.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn bytes_that_are_no_model_are_refused_in_one_line() {
+        let error = Landmarker::new(b"not a model", 96).map(|_| ()).expect_err("no model").to_string();
+        assert!(!error.contains('\n') && error.contains("landmark"), "{error}");
+    }
 }

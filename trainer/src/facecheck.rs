@@ -10,18 +10,19 @@ use serde::Serialize;
 
 use semblance_face::finder::{ConvFinder, Finder, SeetaFinder};
 use semblance_face::landmarks::{LANDMARKS, face_box, five_points, inter_ocular};
-use semblance_face::{Bundle, Detection, Frame, Landmarker, Point, head_pose};
+use semblance_face::{Bundle, CropTemplate, Detection, Frame, Landmarker, Point, Rect, head_pose};
 use semblance_synth::{RenderOptions, empty_scene};
 
 use crate::data::mix;
 use crate::faces::{self, is_validation_identity};
 use crate::finder::{SURE, size_of};
 use crate::landmarks::{self, Labelled};
+use crate::store::{Split, Store};
 
 /// Options of `trainer faces`.
 #[derive(Clone, Debug, Args)]
 pub struct FacesArgs {
-    /// Folder of the bundle
+    /// Folder of the bundle; with RUST_LOG=info, every face that is missed or wrong is named
     #[arg(long, default_value = "models/default")]
     pub bundle: PathBuf,
 
@@ -64,6 +65,10 @@ pub struct FacesArgs {
     /// A folder of pictures without a face, to be searched, too
     #[arg(long)]
     pub faceless: Option<PathBuf>,
+
+    /// A store of crops: tell where the five points lie in them, which is the crop template of an encoder trained on them
+    #[arg(long, value_name = "STORE")]
+    pub framing: Option<PathBuf>,
 
     /// Seed of what is rendered; training uses others
     #[arg(long, default_value_t = 1_000_001)]
@@ -128,7 +133,7 @@ pub struct PoseErrors {
 /// What `trainer faces` found out.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct FacesReport {
-    /// `faces`.
+    /// The task's name, `faces`.
     pub task: &'static str,
     /// The finder that was judged.
     pub finder: String,
@@ -148,6 +153,8 @@ pub struct FacesReport {
     pub landmarks_synth: Option<LandmarkErrors>,
     /// On synthetic faces.
     pub pose_synth: Option<PoseErrors>,
+    /// Of the store of crops: medians in shares of the side, and the pictures they are of.
+    pub framing: Option<([[f32; 2]; 5], usize)>,
 }
 
 /// Runs `trainer faces`.
@@ -187,6 +194,9 @@ pub fn run(args: &FacesArgs) -> anyhow::Result<()> {
             rows.retain(|row| is_validation_identity(&row.identity));
             report.landmarks_real = Some(judge.landmarks(&landmarks::load(&rows)?)?);
         }
+        if let Some(store) = &args.framing {
+            report.framing = Some(framing(&Store::open(store)?, &mut judge.landmarker)?);
+        }
         if args.synth > 0 {
             let (errors, pose) = judge.synthetic(args)?;
             report.landmarks_synth = Some(errors);
@@ -220,12 +230,20 @@ fn judge_finder(
         let meets = |a: &Detection, b: &Detection| a.bbox.iou(&b.bbox) >= MIN_IOU;
         let sure: Vec<_> = entry.faces.iter().filter(|f| f.score >= SURE && counts(f)).collect();
         let given: Vec<_> = ours.iter().filter(|f| counts(f)).collect();
+        let missed: Vec<_> = sure.iter().filter(|face| !ours.iter().any(|o| meets(o, face))).collect();
+        let wrong: Vec<_> = given.iter().filter(|o| !entry.faces.iter().any(|face| meets(o, face))).collect();
+        for (what, faces) in [("missed", &missed), ("on no face", &wrong)] {
+            if !faces.is_empty() {
+                let boxes: Vec<_> = faces.iter().map(|f| (f.bbox, f.score)).collect();
+                log::info!("{}: {what}: {boxes:?}", entry.path.display());
+            }
+        }
         let one = Found {
             pictures: 1,
             faces: sure.len(),
-            found: sure.iter().filter(|face| ours.iter().any(|o| meets(o, face))).count(),
+            found: sure.len() - missed.len(),
             given: given.len(),
-            wrong: given.iter().filter(|o| !entry.faces.iter().any(|face| meets(o, face))).count(),
+            wrong: wrong.len(),
         };
         for sum in [report.sources.entry(entry.source.clone()).or_default(), &mut report.all] {
             sum.pictures += one.pictures;
@@ -267,6 +285,37 @@ fn search_faceless(dir: &std::path::Path, finder: &mut dyn Finder) -> anyhow::Re
     }
     ensure!(pictures > 0, "{}: no picture", dir.display());
     Ok((pictures, alarms))
+}
+
+/// Where the five points of a store's training crops lie.
+fn framing(store: &Store, landmarker: &mut Landmarker) -> anyhow::Result<([[f32; 2]; 5], usize)> {
+    const MOST_PICTURES: usize = 4000;
+    const SURE_PRESENCE: f32 = 0.95;
+    let template = CropTemplate::default();
+    let mut seen: [[Vec<f32>; 2]; 5] = Default::default();
+    for i in store.split(Split::Train).into_iter().take(MOST_PICTURES) {
+        let frame = store.record(i).decode()?;
+        let (width, height) = (frame.width() as f32, frame.height() as f32);
+        let side = width.min(height) / template.box_scale;
+        let bbox = Rect::new((width - side) / 2.0, (height - side) / 2.0, side, side);
+        let mut face = Detection { bbox, score: 1.0, landmarks: None };
+        // Once from the whole crop, then from what was found there.
+        let mut found = landmarker.locate(&frame, &face)?;
+        face.landmarks = found.map(|l| l.five_points());
+        found = landmarker.locate(&frame, &face)?;
+        let Some(found) = found.filter(|l| l.presence >= SURE_PRESENCE) else { continue };
+        for ([xs, ys], p) in seen.iter_mut().zip(found.five_points()) {
+            xs.push(p.x / width);
+            ys.push(p.y / height);
+        }
+    }
+    let count = seen[0][0].len();
+    ensure!(count > 0, "{}: no face is seen in its training pictures", store.dir().display());
+    let median = |values: &mut Vec<f32>| {
+        values.sort_by(f32::total_cmp);
+        values[values.len() / 2]
+    };
+    Ok((seen.each_mut().map(|axes| axes.each_mut().map(median)), count))
 }
 
 /// Finds a face as the edge does, then its landmarks.
@@ -384,6 +433,9 @@ impl fmt::Display for FacesReport {
                     "\nlandmarks, {what}: NME {nme:.4}, five points {nme_five:.4} (n = {n}, {missed} not found)"
                 )?;
             }
+        }
+        if let Some((points, n)) = self.framing {
+            write!(f, "\nframing, medians of {n} crops: {points:.3?}")?;
         }
         if let Some(p) = self.pose_synth {
             let PoseErrors { n, mae_yaw, mae_pitch, mae_roll } = p;

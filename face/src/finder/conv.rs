@@ -17,8 +17,9 @@ pub const CELL_VALUES: usize = 15;
 
 /// Sides of the network's input are multiples of this.
 const SIDE_STEP: u32 = STRIDES[2] as u32;
-/// Of faces that overlap more than this, only the best is kept.
-const MAX_OVERLAP: f32 = 0.4;
+/// Of two faces of which one covers this share of the other, only the better is kept: large faces have parts that look like
+/// small ones.
+const MAX_COVERED: f32 = 0.6;
 /// A width or height beyond this many strides is no box: it bounds what a damaged model can give.
 const MAX_LOG_SIZE: f32 = 8.0;
 
@@ -210,16 +211,73 @@ fn read_grid(
     Ok(())
 }
 
+/// The part that two boxes share, as a share of the smaller one.
+fn covered(a: &Rect, b: &Rect) -> f32 {
+    let w = (a.x + a.w).min(b.x + b.w) - a.x.max(b.x);
+    let h = (a.y + a.h).min(b.y + b.h) - a.y.max(b.y);
+    w.max(0.0) * h.max(0.0) / a.area().min(b.area()).max(f32::MIN_POSITIVE)
+}
+
 /// Sorts by score and keeps, of faces that overlap, the best.
 fn suppress(faces: &mut Vec<Detection>) {
     faces.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut kept = 0;
     for i in 0..faces.len() {
         let face = faces[i];
-        if faces[..kept].iter().all(|other| other.bbox.iou(&face.bbox) <= MAX_OVERLAP) {
+        if faces[..kept].iter().all(|other| covered(&other.bbox, &face.bbox) <= MAX_COVERED) {
             faces[kept] = face;
             kept += 1;
         }
     }
     faces.truncate(kept);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn face(x: f32, side: f32, score: f32) -> Detection {
+        Detection { bbox: Rect::new(x, 10.0, side, side), score, landmarks: None }
+    }
+
+    #[test]
+    fn of_overlapping_and_nested_faces_the_best_stays() {
+        // A pair that overlaps by three quarters, a small one within a large one, and a neighbour that only touches.
+        let mut faces =
+            vec![face(0.0, 40.0, 0.7), face(10.0, 40.0, 0.9), face(15.0, 12.0, 0.8), face(48.0, 40.0, 0.6)];
+        suppress(&mut faces);
+        let kept: Vec<f32> = faces.iter().map(|f| f.score).collect();
+        assert_eq!(kept, [0.9, 0.6]);
+    }
+
+    #[test]
+    fn the_picture_is_set_into_the_planes_and_the_rest_is_grey() {
+        // Two pixels a row, two rows, into planes of 4 x 3.
+        let small = [255, 0, 0, 0, 255, 0, 0, 0, 255, 51, 102, 204];
+        let mut planes = vec![9.0; 3 * 12];
+        fill(&mut planes, &small, 2, 4, 3);
+        let near =
+            |i: usize, expected: f32| assert!((planes[i] - expected).abs() < 1e-6, "{i}: {}", planes[i]);
+        for (channel, expected) in
+            [[1.0, -1.0, -1.0, -0.6], [-1.0, 1.0, -1.0, -0.2], [-1.0, -1.0, 1.0, 0.6]].into_iter().enumerate()
+        {
+            for (place, value) in [(0, expected[0]), (1, expected[1]), (4, expected[2]), (5, expected[3])] {
+                near(channel * 12 + place, value);
+            }
+            for empty in [2, 3, 6, 7, 8, 11] {
+                near(channel * 12 + empty, 0.0);
+            }
+        }
+    }
+
+    #[test]
+    fn sides_that_cannot_be_searched_and_bytes_that_are_no_model_are_refused() {
+        for side in [0, ConvFinder::MAX_SIDE_PX + 1] {
+            let error = ConvFinder::new(Vec::new(), side).map(|_| ()).expect_err("no such side").to_string();
+            assert!(error.contains(&side.to_string()), "{error}");
+        }
+        let error =
+            ConvFinder::new(b"not a model".to_vec(), 160).map(|_| ()).expect_err("no model").to_string();
+        assert!(!error.contains('\n') && error.contains("finder"), "{error}");
+    }
 }
