@@ -107,7 +107,7 @@ impl Pipeline {
         frame: &Frame,
         decode: Duration,
         stats: &mut Stats,
-        mut publish: impl FnMut(&Prediction<'_>) -> Result<(), E>,
+        mut publish: impl FnMut(Prediction<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         let start = Instant::now();
         let (faces, spent) = self.follower.update(frame).map_err(PipelineError::from)?;
@@ -148,7 +148,7 @@ impl Pipeline {
             stats.record(Stage::Heads, heads);
             stats.faces += 1;
             let b = face.bbox;
-            publish(&Prediction {
+            publish(Prediction {
                 t: frame.t_secs,
                 frame: frame.index,
                 track: face.id,
@@ -165,6 +165,7 @@ impl Pipeline {
                     .map(|found| LandmarkPoints(found.points.map(|p| [tenth(p.x), tenth(p.y)]))),
                 expression,
                 adapted: false,
+                truth: None,
                 ms: StageMillis {
                     decode: millis(decode),
                     find: millis(find),

@@ -31,8 +31,27 @@ pub struct Prediction<'a> {
     pub expression: Option<ExpressionPrediction<'a>>,
     /// Whether heads adapted to the user were used.
     pub adapted: bool,
+    /// What the face really shows, where the source drew it: `demo` alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truth: Option<Truth>,
     /// Where the time went.
     pub ms: StageMillis,
+}
+
+/// The labels of a drawn face, in the terms of the prediction.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Truth {
+    /// The expression that the person means to show.
+    pub expression: &'static str,
+    /// In `[-1, 1]`.
+    pub valence: f32,
+    /// In `[-1, 1]`.
+    pub arousal: f32,
+    /// `[x, y, width, height]` in pixels of the source.
+    #[serde(rename = "box")]
+    pub bbox: [f32; 4],
+    /// Head pose.
+    pub pose: Pose,
 }
 
 /// Head pose in degrees, as [`semblance_face::HeadPose`] defines it.

@@ -8,6 +8,7 @@ use semblance_face::Frame;
 use thiserror::Error;
 
 use crate::pipeline::{Pipeline, PipelineError};
+use crate::prediction::{Prediction, Truth};
 use crate::sink::{JsonlSink, SinkError};
 use crate::source::{Next, Source, SourceError};
 use crate::stats::Stats;
@@ -31,7 +32,7 @@ const FRAMES_IN_FLIGHT: usize = 3;
 
 /// What the decoding thread hands over.
 enum Message {
-    Frame(Frame, Duration),
+    Frame(Frame, Option<Truth>, Duration),
     Skipped(String),
     Failed(SourceError),
 }
@@ -64,7 +65,7 @@ pub fn run(
                 let start = Instant::now();
                 let message = loop {
                     match source.next(&mut frame) {
-                        Ok(Next::Frame) => break Message::Frame(frame, start.elapsed()),
+                        Ok(Next::Frame) => break Message::Frame(frame, source.truth(), start.elapsed()),
                         Ok(Next::Skipped(what)) => {
                             if to_pipeline.send(Message::Skipped(what)).is_err() {
                                 return;
@@ -84,8 +85,8 @@ pub fn run(
         let mut left = max_frames.unwrap_or(u64::MAX);
         while left > 0 && !stop.load(Ordering::Relaxed) {
             match from_source.recv() {
-                Ok(Message::Frame(frame, decode)) => {
-                    let published = process(pipeline, sinks, &frame, decode, stats);
+                Ok(Message::Frame(frame, truth, decode)) => {
+                    let published = process(pipeline, sinks, &frame, truth, decode, stats);
                     match published {
                         Err(RunError::Sink(SinkError::Closed(_))) => return Ok(()),
                         other => other?,
@@ -109,11 +110,13 @@ fn process(
     pipeline: &mut Pipeline,
     sinks: &mut [JsonlSink],
     frame: &Frame,
+    truth: Option<Truth>,
     decode: Duration,
     stats: &mut Stats,
 ) -> Result<(), RunError> {
     pipeline.process(frame, decode, stats, |prediction| -> Result<(), RunError> {
-        sinks.iter_mut().try_for_each(|sink| sink.write(prediction)).map_err(RunError::from)
+        let prediction = Prediction { truth, ..prediction };
+        sinks.iter_mut().try_for_each(|sink| sink.write(&prediction)).map_err(RunError::from)
     })?;
     Ok(sinks.iter_mut().try_for_each(JsonlSink::flush)?)
 }

@@ -11,6 +11,8 @@ use semblance_face::{Frame, FrameError};
 use semblance_synth::{ClipSource, RenderOptions, SynthError};
 use thiserror::Error;
 
+use crate::prediction::{Pose, Truth};
+
 /// Why a source gives no frames, or no more.
 #[derive(Debug, Error)]
 pub enum SourceError {
@@ -71,6 +73,11 @@ pub trait Source: Send {
     /// # Errors
     /// [`SourceError`] where the source as a whole is at its end with an error.
     fn next(&mut self, frame: &mut Frame) -> Result<Next, SourceError>;
+
+    /// What is known of the face in the last frame, where the source drew it.
+    fn truth(&self) -> Option<Truth> {
+        None
+    }
 }
 
 /// Pictures of a folder are this far apart in time.
@@ -85,7 +92,8 @@ pub const DEMO: &str = "demo";
 /// [`SourceError`] where there is no such thing, or no ffmpeg for a video.
 pub fn open(spec: &str) -> Result<Box<dyn Source>, SourceError> {
     if spec == DEMO {
-        return Ok(Box::new(Demo(ClipSource::new(DEMO_SEED, DEMO_IDENTITY, RenderOptions::webcam())?)));
+        let clip = ClipSource::new(DEMO_SEED, DEMO_IDENTITY, RenderOptions::webcam())?;
+        return Ok(Box::new(Demo { clip, truth: None }));
     }
     let path = Path::new(spec);
     let metadata =
@@ -168,12 +176,28 @@ impl Source for Folder {
 const DEMO_SEED: u64 = 1;
 const DEMO_IDENTITY: u64 = 1;
 
-struct Demo(ClipSource);
+struct Demo {
+    clip: ClipSource,
+    truth: Option<Truth>,
+}
 
 impl Source for Demo {
     fn next(&mut self, frame: &mut Frame) -> Result<Next, SourceError> {
-        (*frame, _) = self.0.next_frame()?;
+        let labels;
+        (*frame, labels) = self.clip.next_frame()?;
+        let (b, pose) = (labels.bbox, labels.pose);
+        self.truth = Some(Truth {
+            expression: labels.expression.name(),
+            valence: labels.valence,
+            arousal: labels.arousal,
+            bbox: [b.x, b.y, b.w, b.h],
+            pose: Pose { yaw: pose.yaw_deg, pitch: pose.pitch_deg, roll: pose.roll_deg },
+        });
         Ok(Next::Frame)
+    }
+
+    fn truth(&self) -> Option<Truth> {
+        self.truth
     }
 }
 

@@ -145,3 +145,30 @@ fn an_id_is_kept_through_a_short_occlusion() {
         }
     }
 }
+
+#[test]
+fn two_people_are_followed_apart() {
+    let (mut follower, mut left, mut right) = (follower(5), person(3), person(8));
+    let mut both = 0;
+    for i in 0..30 {
+        let (a, _) = left.next_frame().unwrap();
+        let (b, _) = right.next_frame().unwrap();
+        let mut frame = Frame::black(640, 240).unwrap();
+        frame.t_secs = a.t_secs;
+        for (row, (l, r)) in
+            frame.rgb_mut().chunks_exact_mut(1920).zip(a.rgb().chunks(960).zip(b.rgb().chunks(960)))
+        {
+            row[..960].copy_from_slice(l);
+            row[960..].copy_from_slice(r);
+        }
+        let (faces, _) = follower.update(&frame).unwrap();
+        for face in faces {
+            let on_the_left = face.bbox.center().x < 320.0;
+            let id_of_the_left = faces.iter().find(|f| f.bbox.center().x < 320.0).map(|f| f.id);
+            assert_eq!(on_the_left, id_of_the_left == Some(face.id), "frame {i}: {faces:?}");
+        }
+        assert!(faces.iter().all(|face| face.id <= 2), "frame {i}: {faces:?}");
+        both += usize::from(faces.len() == 2);
+    }
+    assert!(both >= 27, "both are seen in {both} of 30 frames");
+}

@@ -107,6 +107,16 @@ fn the_demo_needs_no_file_and_shows_one_person() {
     assert!(objects.len() >= 36, "{} of 40 frames have a face", objects.len());
     objects.iter().for_each(assert_contract);
     assert!(objects.iter().all(|o| o["track"] == 1));
+    // What was drawn stands beside what was seen.
+    for object in &objects {
+        let truth = &object["truth"];
+        assert!(
+            truth["expression"].is_string() && truth["valence"].as_f64().unwrap().abs() <= 1.0,
+            "{object}"
+        );
+        let error = object["pose"]["yaw"].as_f64().unwrap() - truth["pose"]["yaw"].as_f64().unwrap();
+        assert!(error.abs() < 15.0, "{object}");
+    }
 }
 
 #[test]

@@ -44,13 +44,18 @@ const MEAN_FACE: [[f64; 4]; USED] = [
 
 /// Distance of the outer corners of the eyes on the mean face, in mm.
 const EYES_MM: f64 = 88.4;
-/// Nobody sits nearer to a camera than this: it bounds the perspective of a picture whose camera is not known.
-const NEAREST_MM: f64 = 450.0;
+/// An arm's length: a face that would be nearer is taken to be this far away, seen through a longer lens or cut out of a
+/// larger picture. It bounds the perspective where the camera is not known.
+const NEAREST_MM: f64 = 600.0;
 const ITERATIONS: usize = 12;
+/// A step that turns the head by less than this is the last.
+const CONVERGED_RAD: f64 = 1e-5;
+/// Faces fit better than this with landmarks off by a tenth of the distance of their eyes; points strewn at random do not.
+const MOST_MISFIT_MM: f64 = 20.0;
 /// Residuals in mm from which a landmark is believed less and less (Huber 1964): it slipped, or is hidden.
 const HUBER_MM: f64 = 3.0;
-/// The yaw and pitch of any head that shows its landmarks are well below this.
-const MOST_DEG: f32 = 100.0;
+/// A head pitched further than this shows the camera its back: the points are a mirrored face's.
+const MOST_PITCH_DEG: f32 = 100.0;
 
 type Vec3 = [f64; 3];
 type Mat3 = [Vec3; 3];
@@ -59,35 +64,42 @@ type Mat3 = [Vec3; 3];
 /// perspective projection of the mean face, weighted by how much each landmark varies over people and expressions.
 ///
 /// The camera is taken to look at the picture's middle with a focal length of the picture's longer side (a field of view
-/// of 53 degrees), longer where the face would come nearer than 45 cm.
+/// of 53 degrees), longer where the face would come nearer than 60 cm. Where the true focal length differs, a face far
+/// from the middle is off by the difference of the angles at which either camera would see that place.
 ///
-/// `None` where landmarks are not finite or coincide, or no pose fits.
-pub fn head_pose(landmarks: &[Point; LANDMARKS], width: u32, height: u32) -> Option<HeadPose> {
+/// `None` where landmarks are not finite, coincide, are mirrored, or fit no pose to 20 mm.
+pub fn head_pose(landmarks: &[Point; LANDMARKS], frame_width: u32, frame_height: u32) -> Option<HeadPose> {
     let seen: [[f64; 2]; USED] = std::array::from_fn(|i| {
         let p = landmarks[FIRST + i];
         // From the picture's middle, y up.
-        [f64::from(p.x) - f64::from(width) / 2.0, f64::from(height) / 2.0 - f64::from(p.y)]
+        [f64::from(p.x) - f64::from(frame_width) / 2.0, f64::from(frame_height) / 2.0 - f64::from(p.y)]
     });
     if !seen.as_flattened().iter().all(|v| v.is_finite() && v.abs() < 1e6) {
         return None;
     }
     let (mut rotation, scale, shift) = parallel_fit(&seen)?;
-    let focal = f64::from(width.max(height)).max(NEAREST_MM * scale);
+    let focal = f64::from(frame_width.max(frame_height)).max(NEAREST_MM * scale);
     // Points before the camera have negative z.
     let distance = focal / scale;
     let mut translation = [shift[0] / scale, shift[1] / scale, -distance];
+    let mut misfit_mm = f64::INFINITY;
     for _ in 0..ITERATIONS {
-        let (turn, step) = gauss_newton_step(&seen, &rotation, &translation, focal)?;
-        rotation = product(&rotation_of(turn), &rotation);
-        translation = std::array::from_fn(|k| translation[k] + step[k]);
+        let step = gauss_newton_step(&seen, &rotation, &translation, focal)?;
+        rotation = product(&rotation_of(step.turn), &rotation);
+        translation = std::array::from_fn(|k| translation[k] + step.shift[k]);
+        misfit_mm = step.misfit_mm;
+        if norm(&step.turn) < CONVERGED_RAD {
+            break;
+        }
     }
     let pose = angles(&rotation);
-    let usual = |v: f32| v.is_finite() && v.abs() < MOST_DEG;
-    (usual(pose.yaw_deg) && usual(pose.pitch_deg) && pose.roll_deg.is_finite()).then_some(pose)
+    let finite = [pose.yaw_deg, pose.pitch_deg, pose.roll_deg].iter().all(|v| v.is_finite());
+    let fits = misfit_mm < MOST_MISFIT_MM && pose.pitch_deg.abs() < MOST_PITCH_DEG;
+    (finite && fits).then_some(pose)
 }
 
 /// Rotation, pixels a mm and shift in pixels of the weighted least-squares fit under parallel projection; the rows of the
-/// affine map are brought to a rotation.
+/// affine map are brought to a rotation (as POS, DeMenthon and Davis 1995).
 fn parallel_fit(seen: &[[f64; 2]; USED]) -> Option<(Mat3, f64, [f64; 2])> {
     let mut normal = [[0.0; 4]; 4];
     let mut right = [[0.0; 4]; 2];
@@ -107,7 +119,7 @@ fn parallel_fit(seen: &[[f64; 2]; USED]) -> Option<(Mat3, f64, [f64; 2])> {
     let (a, b) = ([across[0], across[1], across[2]], [up[0], up[1], up[2]]);
     let scale = (norm(&a) * norm(&b)).sqrt();
     // Smaller than a face of 2 pixels is none, and so is one of a line.
-    if !(scale * EYES_MM > 2.0) || norm(&a) < 0.05 * norm(&b) || norm(&b) < 0.05 * norm(&a) {
+    if scale * EYES_MM <= 2.0 || norm(&a) < 0.05 * norm(&b) || norm(&b) < 0.05 * norm(&a) {
         return None;
     }
     // The two unit vectors nearest to both rows that are at right angles: their sum and difference are.
@@ -120,14 +132,24 @@ fn parallel_fit(seen: &[[f64; 2]; USED]) -> Option<(Mat3, f64, [f64; 2])> {
     Some(([a, b, cross(&a, &b)], scale, [across[3], up[3]]))
 }
 
-/// The turn (a rotation vector, applied after `rotation`) and the step of the translation that reduce the weighted
-/// squares of the reprojection error most, to first order.
+/// What [`gauss_newton_step`] finds.
+struct Step {
+    /// A rotation vector in radians, to be applied after the rotation at hand.
+    turn: Vec3,
+    /// What the translation grows by, in mm.
+    shift: Vec3,
+    /// Root mean square of the reprojection error before the step, in mm at the face.
+    misfit_mm: f64,
+}
+
+/// The step that reduces the weighted squares of the reprojection error most, to first order.
 fn gauss_newton_step(
     seen: &[[f64; 2]; USED],
     rotation: &Mat3,
     translation: &Vec3,
     focal: f64,
-) -> Option<(Vec3, Vec3)> {
+) -> Option<Step> {
+    let mut squares = 0.0;
     let mut normal = [[0.0; 6]; 6];
     let mut right = [0.0; 6];
     for ([x, y, z, deviation], p) in MEAN_FACE.iter().zip(seen) {
@@ -141,6 +163,7 @@ fn gauss_newton_step(
         let mm = depth / focal;
         let residual = [p[0] * mm - q[0], p[1] * mm - q[1]];
         let error = residual[0].hypot(residual[1]);
+        squares += error * error;
         let weight = (HUBER_MM / error.max(HUBER_MM)) / (deviation * deviation);
         // d(q_x f / depth) = (dq_x + q_x dq_z / depth) f / depth; a turn by w moves q by w x turned.
         for axis in 0..2 {
@@ -164,8 +187,8 @@ fn gauss_newton_step(
     }
     // The depth of a small face is hardly known; this keeps the system well away from singular.
     (0..6).for_each(|i| normal[i][i] *= 1.0 + 1e-6);
-    let step = solve(normal, right)?;
-    Some(([step[0], step[1], step[2]], [step[3], step[4], step[5]]))
+    let [a, b, c, x, y, z] = solve(normal, right)?;
+    Some(Step { turn: [a, b, c], shift: [x, y, z], misfit_mm: (squares / USED as f64).sqrt() })
 }
 
 /// Yaw, pitch and roll of `R = Rz(-roll) Ry(yaw) Rx(-pitch)`.
@@ -224,16 +247,15 @@ fn solve<const N: usize>(mut m: [[f64; N]; N], mut y: [f64; N]) -> Option<[f64; 
     let size = m.as_flattened().iter().fold(0.0f64, |most, v| most.max(v.abs()));
     for i in 0..N {
         let pivot = (i..N).max_by(|&a, &b| m[a][i].abs().total_cmp(&m[b][i].abs()))?;
-        if !(m[pivot][i].abs() > 1e-14 * size) {
+        if m[pivot][i].abs() <= 1e-14 * size {
             return None;
         }
         m.swap(i, pivot);
         y.swap(i, pivot);
         for row in i + 1..N {
             let factor = m[row][i] / m[i][i];
-            for column in i..N {
-                m[row][column] -= factor * m[i][column];
-            }
+            let above = m[i];
+            m[row].iter_mut().zip(above).skip(i).for_each(|(v, a)| *v -= factor * a);
             y[row] -= factor * y[i];
         }
     }
@@ -248,6 +270,8 @@ fn solve<const N: usize>(mut m: [[f64; N]; N], mut y: [f64; N]) -> Option<[f64; 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     const SIZE: (u32, u32) = (640, 480);
 
@@ -279,7 +303,7 @@ mod tests {
             for pitch in [-30.0, -10.0, 0.0, 30.0] {
                 for roll in [-30.0, 0.0, 25.0, 100.0, 180.0] {
                     for (at, distance) in
-                        [([0.0, 0.0], 600.0), ([150.0, -80.0], 800.0), ([-40.0, 60.0], 3000.0)]
+                        [([0.0, 0.0], 700.0), ([150.0, -80.0], 800.0), ([-40.0, 60.0], 3000.0)]
                     {
                         let truth = HeadPose { yaw_deg: yaw, pitch_deg: pitch, roll_deg: roll };
                         let found = head_pose(&project(truth, at, distance), SIZE.0, SIZE.1).unwrap();
@@ -306,14 +330,49 @@ mod tests {
     }
 
     #[test]
+    fn pose_does_not_depend_on_the_pictures_scale() {
+        let landmarks =
+            project(HeadPose { yaw_deg: -35.0, pitch_deg: 12.0, roll_deg: 8.0 }, [90.0, 40.0], 900.0);
+        let pose = head_pose(&landmarks, SIZE.0, SIZE.1).unwrap();
+        for scale in [0.25, 3.0, 12.0] {
+            let scaled = landmarks.map(|p| Point::new(p.x * scale, p.y * scale));
+            let [width, height] = [SIZE.0, SIZE.1].map(|side| (side as f32 * scale) as u32);
+            let found = head_pose(&scaled, width, height).unwrap();
+            let errors = [
+                found.yaw_deg - pose.yaw_deg,
+                found.pitch_deg - pose.pitch_deg,
+                found.roll_deg - pose.roll_deg,
+            ];
+            assert!(errors.iter().all(|e| e.abs() < 0.01), "{scale}: {found:?}, not {pose:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_face_has_no_pose() {
         let same = [Point::new(10.0, 10.0); LANDMARKS];
         let nan = [Point::new(f32::NAN, 1.0); LANDMARKS];
         let huge = [Point::new(f32::MAX, f32::MIN); LANDMARKS];
         let line: [Point; LANDMARKS] = std::array::from_fn(|i| Point::new(i as f32 * 3.0, 50.0));
-        for landmarks in [same, nan, huge, line] {
+        let face = project(HeadPose { yaw_deg: 15.0, pitch_deg: -5.0, roll_deg: 10.0 }, [0.0, 0.0], 700.0);
+        let mirrored = face.map(|p| Point::new(640.0 - p.x, p.y));
+        let mut holed = face;
+        holed[40].x = f32::INFINITY;
+        for landmarks in [same, nan, huge, line, mirrored, holed] {
             assert_eq!(head_pose(&landmarks, 640, 480), None, "{:?}", &landmarks[..2]);
         }
         assert_eq!(head_pose(&same, 0, 0), None);
+    }
+
+    #[test]
+    fn points_strewn_at_random_have_no_pose() {
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        for side in [1e-3, 30.0, 200.0, 5e5] {
+            for _ in 0..500 {
+                let strewn: [Point; LANDMARKS] = std::array::from_fn(|_| {
+                    Point::new(rng.random_range(0.0..side), rng.random_range(0.0..side))
+                });
+                assert_eq!(head_pose(&strewn, 640, 480), None, "{strewn:?}");
+            }
+        }
     }
 }

@@ -136,7 +136,7 @@ fn the_edges_whole_pipeline_gives_the_trainers_probabilities() {
     for frame in frames(5) {
         assert!(aligner.crop_into(&frame, &bbox, None, &mut crop));
         let (_, theirs) = trainers_view(&checkpoint, &loaded, &crop);
-        let mut check = |prediction: &Prediction<'_>| -> Result<(), semblance_edge::pipeline::PipelineError> {
+        let mut check = |prediction: Prediction<'_>| -> Result<(), semblance_edge::pipeline::PipelineError> {
             let ours = prediction.expression.as_ref().unwrap().p.values;
             assert!(largest_difference(ours, &theirs) < 1e-4, "{ours:?} {theirs:?}");
             Ok(())

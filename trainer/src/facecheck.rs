@@ -38,6 +38,10 @@ pub struct FacesArgs {
     #[arg(long)]
     pub search_side: Option<u32>,
 
+    /// Score from which the bundle's finder gives a face
+    #[arg(long, default_value_t = ConvFinder::DEFAULT_THRESHOLD)]
+    pub threshold: f32,
+
     /// Judge SeetaFace instead of the bundle's finder
     #[arg(long)]
     pub seeta: bool,
@@ -128,6 +132,8 @@ pub struct PoseErrors {
     pub mae_pitch: f64,
     /// Roll.
     pub mae_roll: f64,
+    /// Faces that no pose was found for.
+    pub failed: usize,
 }
 
 /// What `trainer faces` found out.
@@ -168,7 +174,7 @@ pub fn run(args: &FacesArgs) -> anyhow::Result<()> {
     let (mut finder, side_px): (Box<dyn Finder>, u32) = match own {
         Some((onnx, entry)) => {
             let side = args.search_side.unwrap_or(entry.input_side_px);
-            (Box::new(ConvFinder::new(onnx.to_vec(), side)?), side)
+            (Box::new(ConvFinder::new(onnx.to_vec(), side)?.with_threshold(args.threshold)), side)
         }
         None => (Box::new(SeetaFinder::new()?), 0),
     };
@@ -364,14 +370,17 @@ impl LandmarkJudge {
             };
             add_error(&mut errors, &points, &face.points);
             let within = [truth.yaw_deg, truth.pitch_deg, truth.roll_deg].iter().all(|v| v.abs() <= MOST_DEG);
-            if let Some(found) =
-                head_pose(&points, face.frame.width(), face.frame.height()).filter(|_| within)
-            {
-                pose.n += 1;
-                pose.mae_yaw += f64::from((found.yaw_deg - truth.yaw_deg).abs());
-                pose.mae_pitch += f64::from((found.pitch_deg - truth.pitch_deg).abs());
-                pose.mae_roll += f64::from((found.roll_deg - truth.roll_deg).abs());
+            if !within {
+                continue;
             }
+            let Some(found) = head_pose(&points, face.frame.width(), face.frame.height()) else {
+                pose.failed += 1;
+                continue;
+            };
+            pose.n += 1;
+            pose.mae_yaw += f64::from((found.yaw_deg - truth.yaw_deg).abs());
+            pose.mae_pitch += f64::from((found.pitch_deg - truth.pitch_deg).abs());
+            pose.mae_roll += f64::from((found.roll_deg - truth.roll_deg).abs());
         }
         let n = pose.n.max(1) as f64;
         pose = PoseErrors {
@@ -438,10 +447,10 @@ impl fmt::Display for FacesReport {
             write!(f, "\nframing, medians of {n} crops: {points:.3?}")?;
         }
         if let Some(p) = self.pose_synth {
-            let PoseErrors { n, mae_yaw, mae_pitch, mae_roll } = p;
+            let PoseErrors { n, mae_yaw, mae_pitch, mae_roll, failed } = p;
             write!(
                 f,
-                "\npose, synthetic, within 40 degrees: MAE yaw {mae_yaw:.2}, pitch {mae_pitch:.2}, roll {mae_roll:.2} (n = {n})"
+                "\npose, synthetic, within 40 degrees: MAE yaw {mae_yaw:.2}, pitch {mae_pitch:.2}, roll {mae_roll:.2} (n = {n}, {failed} failed)"
             )?;
         }
         Ok(())

@@ -43,7 +43,7 @@ impl Entry {
     /// Names the file.
     pub fn decode(&self) -> anyhow::Result<Frame> {
         let at = || self.path.display().to_string();
-        Ok(Frame::decode(&std::fs::read(&self.path).with_context(at)?).with_context(at)?)
+        Frame::decode(&std::fs::read(&self.path).with_context(at)?).with_context(at)
     }
 }
 

@@ -427,9 +427,9 @@ pub fn blur(rgb: &mut [u8], width: usize, height: usize) {
     let sharp = rgb.to_vec();
     let stride = width * 3;
     for y in 1..height.saturating_sub(1) {
-        for i in y * stride + 3..(y + 1) * stride - 3 {
+        for (i, value) in rgb.iter_mut().enumerate().take((y + 1) * stride - 3).skip(y * stride + 3) {
             let row = |i: usize| u32::from(sharp[i - 3]) + u32::from(sharp[i]) + u32::from(sharp[i + 3]);
-            rgb[i] = ((row(i - stride) + row(i) + row(i + stride)) / 9) as u8;
+            *value = ((row(i - stride) + row(i) + row(i + stride)) / 9) as u8;
         }
     }
 }
