@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use semblance_edge::bench::BenchReport;
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::sink::{JsonlSink, SinkSpec};
-use semblance_edge::stats::Stats;
+use semblance_edge::source::Next;
+use semblance_edge::stats::{Stage, Stats};
 use semblance_edge::{run, source};
 use semblance_face::follow::FinderKind;
-use semblance_face::{Bundle, FollowOptions, Follower};
+use semblance_face::{Bundle, FollowOptions, Follower, Frame};
 
 /// Reads facial expression from pictures and video, on the device.
 #[derive(Debug, Parser)]
@@ -78,15 +79,22 @@ enum FinderArg {
 
 impl PipelineArgs {
     fn open(&self) -> anyhow::Result<Pipeline> {
-        let bundle = Bundle::open(&bundle_dir(self.bundle.as_deref())?)?;
+        let bundle = self.bundle()?;
+        let at = || bundle.dir().display().to_string();
+        let follower = Follower::from_bundle(&bundle, &self.follow_options()).with_context(at)?;
+        Ok(Pipeline::new(&bundle, follower)?)
+    }
+
+    fn bundle(&self) -> anyhow::Result<Bundle> {
+        Ok(Bundle::open(&bundle_dir(self.bundle.as_deref())?)?)
+    }
+
+    fn follow_options(&self) -> FollowOptions {
         let finder = match self.finder {
             FinderArg::Bundle => FinderKind::Bundle,
             FinderArg::Seeta => FinderKind::Seeta,
         };
-        let options = FollowOptions { finder, search_side_px: self.search_side, find_every: self.find_every };
-        let at = || bundle.dir().display().to_string();
-        let follower = Follower::from_bundle(&bundle, &options).with_context(at)?;
-        Ok(Pipeline::new(&bundle, follower)?)
+        FollowOptions { finder, search_side_px: self.search_side, find_every: self.find_every }
     }
 }
 
@@ -99,6 +107,10 @@ struct BenchArgs {
     /// Frames to measure, after 10 that warm up
     #[arg(long, default_value_t = 300)]
     frames: u64,
+
+    /// Run the finder alone, on every frame: what it costs where nothing else is in the caches
+    #[arg(long)]
+    find_only: bool,
 
     /// Print one JSON object
     #[arg(long)]
@@ -139,7 +151,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("edge: {error:#}");
+            eprintln!("edge: {}", semblance_face::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -164,32 +176,61 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
 }
 
 fn bench_command(args: &BenchArgs) -> anyhow::Result<()> {
-    const WARM_UP_FRAMES: u64 = 10;
-    let mut pipeline = args.pipeline.open()?;
-    let never = AtomicBool::new(false);
-    let mut measure = |frames: u64, stats: &mut Stats| {
-        let source = source::open(&args.source)?;
-        Ok::<(), anyhow::Error>(run::run(
-            source,
-            &mut pipeline,
-            &mut [],
-            Some(frames),
-            &never,
-            stats,
-            |_| {},
-        )?)
-    };
-    measure(WARM_UP_FRAMES, &mut Stats::default())?;
     let mut stats = Stats::default();
-    let start = Instant::now();
-    measure(args.frames, &mut stats)?;
-    let wall = start.elapsed();
+    let wall =
+        if args.find_only { bench_finder(args, &mut stats)? } else { bench_pipeline(args, &mut stats)? };
     if args.json {
         println!("{}", serde_json::to_string(&BenchReport::of(&stats, wall))?);
     } else {
         println!("{}", stats.summary(wall));
     }
     Ok(())
+}
+
+const WARM_UP_FRAMES: u64 = 10;
+
+/// The whole way of a frame; returns the time that all took.
+fn bench_pipeline(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
+    let mut pipeline = args.pipeline.open()?;
+    let never = AtomicBool::new(false);
+    let mut measure = |frames: u64, stats: &mut Stats| -> anyhow::Result<()> {
+        let source = source::open(&args.source)?;
+        Ok(run::run(source, &mut pipeline, &mut [], Some(frames), &never, stats, |_| {})?)
+    };
+    measure(WARM_UP_FRAMES, &mut Stats::default())?;
+    let start = Instant::now();
+    measure(args.frames, stats)?;
+    Ok(start.elapsed())
+}
+
+/// The finder alone, on frames that are decoded before; returns the time it took.
+fn bench_finder(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
+    const FRAMES_HELD: usize = 32;
+    let mut finder = args.pipeline.follow_options().open_finder(&args.pipeline.bundle()?)?;
+    let mut source = source::open(&args.source)?;
+    let mut frames = Vec::new();
+    let mut frame = Frame::black(1, 1)?;
+    while frames.len() < FRAMES_HELD {
+        match source.next(&mut frame)? {
+            Next::Frame => frames.push(frame.clone()),
+            Next::Skipped(_) => {}
+            Next::End => break,
+        }
+    }
+    let mut found = Vec::new();
+    let mut wall = Duration::ZERO;
+    for (i, frame) in (0..WARM_UP_FRAMES + args.frames).zip(frames.iter().cycle()) {
+        let start = Instant::now();
+        finder.find(frame, &mut found)?;
+        let took = start.elapsed();
+        if i >= WARM_UP_FRAMES {
+            stats.frames += 1;
+            stats.frames_with_face += u64::from(!found.is_empty());
+            stats.record(Stage::Find, took);
+            wall += took;
+        }
+    }
+    Ok(wall)
 }
 
 /// The bundle asked for, or the first of the usual places that has one.

@@ -120,52 +120,84 @@ pub fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut
     let side = side_px as usize;
     assert_eq!(out.len(), side * side * 3, "length of the crop's buffer");
     let taps = (crop_to_frame.scale().ceil() as usize).clamp(1, MAX_TAPS);
-    let interpolate = taps <= 2;
+    let corners = [(0.0, 0.0), (side as f32, 0.0), (0.0, side as f32), (side as f32, side as f32)];
+    let (width, height) = (frame.width() as f32, frame.height() as f32);
+    // Bilinear sampling reads a pixel further than the point it is at.
+    let inside = corners.iter().all(|&(x, y)| {
+        let p = crop_to_frame.apply(Point::new(x, y));
+        p.x >= 1.0 && p.y >= 1.0 && p.x <= width - 2.0 && p.y <= height - 2.0
+    });
+    match (inside, taps <= 2) {
+        (true, true) => {
+            fill(crop_to_frame, side, taps, out, |x, y| bilinear(x, y, |x, y| pixel(frame, x, y)))
+        }
+        (true, false) => fill(crop_to_frame, side, taps, out, |x, y| pixel(frame, x as usize, y as usize)),
+        (false, true) => fill(crop_to_frame, side, taps, out, |x, y| {
+            // Far beyond the picture there is only its edge.
+            let (x, y) = (x.clamp(-1.0, width + 1.0), y.clamp(-1.0, height + 1.0));
+            // Two pixels up and left, so that truncation rounds down; the pixels are taken back to where they are.
+            bilinear(x + 2.0, y + 2.0, |x, y| edge_pixel(frame, x as isize - 2, y as isize - 2))
+        }),
+        (false, false) => fill(crop_to_frame, side, taps, out, |x, y| {
+            edge_pixel(frame, x.floor() as isize, y.floor() as isize)
+        }),
+    }
+}
+
+/// Means of `taps` x `taps` samples a pixel.
+#[inline(always)]
+fn fill(
+    crop_to_frame: &Similarity,
+    side: usize,
+    taps: usize,
+    out: &mut [u8],
+    colour: impl Fn(f32, f32) -> [f32; 3],
+) {
+    let step = 1.0 / taps as f32;
+    let share = step * step;
     for (row, line) in out.chunks_exact_mut(side * 3).enumerate() {
         for (column, pixel) in line.chunks_exact_mut(3).enumerate() {
             let mut sum = [0.0f32; 3];
             for ty in 0..taps {
+                let y = row as f32 + (ty as f32 + 0.5) * step;
                 for tx in 0..taps {
-                    let offset = |i: usize, tap: usize| i as f32 + (tap as f32 + 0.5) / taps as f32;
-                    let p = crop_to_frame.apply(Point::new(offset(column, tx), offset(row, ty)));
-                    let colour = if interpolate { bilinear(frame, p) } else { nearest(frame, p) };
-                    for (s, c) in sum.iter_mut().zip(colour) {
+                    let p = crop_to_frame.apply(Point::new(column as f32 + (tx as f32 + 0.5) * step, y));
+                    let rgb = colour(p.x, p.y);
+                    for (s, c) in sum.iter_mut().zip(rgb) {
                         *s += c;
                     }
                 }
             }
             for (out, s) in pixel.iter_mut().zip(sum) {
-                *out = (s / (taps * taps) as f32 + 0.5) as u8;
+                *out = (s * share + 0.5) as u8;
             }
         }
     }
 }
 
-/// The three bytes of the pixel nearest to `(x, y)` within the picture.
-fn pixel(frame: &Frame, x: i32, y: i32) -> [f32; 3] {
-    let x = x.clamp(0, frame.width() as i32 - 1) as usize;
-    let y = y.clamp(0, frame.height() as i32 - 1) as usize;
+/// The colour of a pixel within the picture.
+#[inline(always)]
+fn pixel(frame: &Frame, x: usize, y: usize) -> [f32; 3] {
     let at = (y * frame.width() as usize + x) * 3;
     let rgb = &frame.rgb()[at..at + 3];
     [f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2])]
 }
 
-fn nearest(frame: &Frame, p: Point) -> [f32; 3] {
-    pixel(frame, p.x.floor() as i32, p.y.floor() as i32)
+/// The colour of the pixel nearest to one that may lie beyond the picture.
+#[inline(always)]
+fn edge_pixel(frame: &Frame, x: isize, y: isize) -> [f32; 3] {
+    let clamp = |v: isize, length: u32| v.clamp(0, length as isize - 1) as usize;
+    pixel(frame, clamp(x, frame.width()), clamp(y, frame.height()))
 }
 
-fn bilinear(frame: &Frame, p: Point) -> [f32; 3] {
-    let (x, y) = (p.x - 0.5, p.y - 0.5);
-    let (left, top) = (x.floor(), y.floor());
-    let (fx, fy) = (x - left, y - top);
-    let (left, top) = (left as i32, top as i32);
-    let (right, bottom) = (left.saturating_add(1), top.saturating_add(1));
-    let corners = [
-        pixel(frame, left, top),
-        pixel(frame, right, top),
-        pixel(frame, left, bottom),
-        pixel(frame, right, bottom),
-    ];
+/// Between the four pixels whose middles are nearest to a point that is not left of or above the first one.
+#[inline(always)]
+fn bilinear(x: f32, y: f32, pixel: impl Fn(usize, usize) -> [f32; 3]) -> [f32; 3] {
+    let (x, y) = (x - 0.5, y - 0.5);
+    // Truncation rounds down what is not negative.
+    let (left, top) = (x as usize, y as usize);
+    let (fx, fy) = (x - left as f32, y - top as f32);
+    let corners = [pixel(left, top), pixel(left + 1, top), pixel(left, top + 1), pixel(left + 1, top + 1)];
     std::array::from_fn(|c| {
         let upper = corners[0][c] + (corners[1][c] - corners[0][c]) * fx;
         let lower = corners[2][c] + (corners[3][c] - corners[2][c]) * fx;

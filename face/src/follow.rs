@@ -36,6 +36,23 @@ impl Default for FollowOptions {
     }
 }
 
+impl FollowOptions {
+    /// The finder alone, warm.
+    ///
+    /// # Errors
+    /// [`FindError`] where its network cannot be used.
+    pub fn open_finder(&self, bundle: &Bundle) -> Result<Box<dyn Finder>, FindError> {
+        let own = bundle.finder_onnx().zip(bundle.manifest().finder.as_ref());
+        Ok(match own.filter(|_| self.finder == FinderKind::Bundle) {
+            Some((onnx, entry)) => {
+                let side_px = self.search_side_px.unwrap_or(entry.input_side_px);
+                Box::new(ConvFinder::new(onnx.to_vec(), side_px)?)
+            }
+            None => Box::new(SeetaFinder::new()?),
+        })
+    }
+}
+
 /// A face in view.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Face {
@@ -112,11 +129,13 @@ impl Follower {
 
     /// A follower that has seen nothing. Without a landmark network the finder runs on every frame.
     pub fn new(finder: Box<dyn Finder>, landmarker: Option<Landmarker>, find_every: u32) -> Self {
+        // What the landmark network has seen, too, need not be seen twice.
+        let tracker = if landmarker.is_some() { Tracker::confirming_from(0.0) } else { Tracker::new() };
         Self {
             finder,
             landmarker,
             find_every: find_every.max(1),
-            tracker: Tracker::new(),
+            tracker,
             frames_since_find: 0,
             last_t_secs: f64::NEG_INFINITY,
             detections: Vec::new(),
@@ -131,16 +150,8 @@ impl Follower {
     /// # Errors
     /// [`FollowError`] where a network cannot be used.
     pub fn from_bundle(bundle: &Bundle, options: &FollowOptions) -> Result<Self, FollowError> {
-        let manifest = bundle.manifest();
-        let own = bundle.finder_onnx().zip(manifest.finder.as_ref());
-        let finder: Box<dyn Finder> = match own.filter(|_| options.finder == FinderKind::Bundle) {
-            Some((onnx, entry)) => {
-                let side_px = options.search_side_px.unwrap_or(entry.input_side_px);
-                Box::new(ConvFinder::new(onnx.to_vec(), side_px)?)
-            }
-            None => Box::new(SeetaFinder::new()?),
-        };
-        let landmarker = match bundle.landmarks_onnx().zip(manifest.landmarks.as_ref()) {
+        let finder = options.open_finder(bundle)?;
+        let landmarker = match bundle.landmarks_onnx().zip(bundle.manifest().landmarks.as_ref()) {
             Some((onnx, entry)) => Some(Landmarker::new(onnx, entry.input_side_px)?),
             None => None,
         };

@@ -156,9 +156,14 @@ mod decode {
 
     fn other(bytes: &[u8]) -> Result<Frame, FrameError> {
         let fail = |e: image::ImageError| FrameError::Decode(e.to_string());
-        let mut reader = image::ImageReader::new(std::io::Cursor::new(bytes))
-            .with_guessed_format()
-            .map_err(|e| FrameError::Decode(e.to_string()))?;
+        let open = || {
+            let reader = image::ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format();
+            reader.map_err(|e| FrameError::Decode(e.to_string()))
+        };
+        // The size first: a picture that is too large is told so, and no pixel of it is decoded.
+        let (width, height) = open()?.into_dimensions().map_err(fail)?;
+        Frame::byte_len(width, height)?;
+        let mut reader = open()?;
         let mut limits = image::Limits::default();
         limits.max_image_width = Some(Frame::MAX_SIDE);
         limits.max_image_height = Some(Frame::MAX_SIDE);

@@ -27,3 +27,30 @@ pub use geometry::{Point, Rect, Similarity};
 pub use landmarks::{LandmarkError, Landmarker, Landmarks};
 pub use pose::{HeadPose, head_pose};
 pub use track::{Track, Tracker};
+
+/// An error and its causes in one line; a cause that the text before it already tells is not told again.
+pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = next.source();
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::new(std::io::ErrorKind::NotFound, "no\nsuch file");
+        let error = crate::BundleError::Io { path: PathBuf::from("models"), source };
+        assert_eq!(crate::describe(&error), "models: no such file");
+    }
+}

@@ -23,7 +23,7 @@ const MIN_IOU: f32 = 0.25;
 const MAX_CENTRE_SHIFT: f32 = 0.6;
 /// A new face is shown once it was seen this often, so that a single false alarm is not...
 const CONFIRM_HITS: u32 = 2;
-/// ...or at once with this score.
+/// ...or at once with this score, where nothing else is asked for.
 const CONFIRM_SCORE: f32 = 0.9;
 /// A shown face that the finder misses stays this long where it was last seen.
 const COAST_SECS: f64 = 0.5;
@@ -33,8 +33,9 @@ const FORGET_SECS: f64 = 2.0;
 const BOX_GAIN: f32 = 0.6;
 
 /// Follows several faces. Memory is bounded by the faces seen within the last two seconds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Tracker {
+    confirm_score: f32,
     tracks: Vec<Track>,
     last_id: u64,
     taken: Vec<bool>,
@@ -42,10 +43,29 @@ pub struct Tracker {
     shown: Vec<Track>,
 }
 
+impl Default for Tracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Tracker {
     /// A tracker that has seen nothing.
     pub fn new() -> Self {
-        Self::default()
+        Self::confirming_from(CONFIRM_SCORE)
+    }
+
+    /// A tracker that shows a new face at once where its score is at least this, and otherwise when it is seen again: 0 where
+    /// detections are already confirmed by something else.
+    pub fn confirming_from(confirm_score: f32) -> Self {
+        Self {
+            confirm_score,
+            tracks: Vec::new(),
+            last_id: 0,
+            taken: Vec::new(),
+            pairs: Vec::new(),
+            shown: Vec::new(),
+        }
     }
 
     /// Takes the detections of one frame at `t_secs` and returns the faces in view, in the order of their ids.
@@ -76,7 +96,7 @@ impl Tracker {
                     score: detection.score,
                     detection: Some(d),
                     seen_secs: t_secs,
-                    hits: if detection.score >= CONFIRM_SCORE { CONFIRM_HITS } else { 1 },
+                    hits: if detection.score >= self.confirm_score { CONFIRM_HITS } else { 1 },
                 });
             }
         }

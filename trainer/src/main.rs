@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("trainer: {error:#}");
+            eprintln!("trainer: {}", semblance_face::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }

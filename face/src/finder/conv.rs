@@ -15,8 +15,10 @@ pub const STRIDES: [usize; 3] = [8, 16, 32];
 /// height in strides; the five points `x, y` from the cell's middle, in strides.
 pub const CELL_VALUES: usize = 15;
 
-/// Sides of the network's input are multiples of this.
-const SIDE_STEP: u32 = STRIDES[2] as u32;
+/// Sides of the network's input are multiples of this; a grid that does not divide a side has a cell that lies half beyond.
+const SIDE_STEP: u32 = STRIDES[0] as u32;
+/// Networks that are kept ready, each for one shape of picture.
+const MOST_NETWORKS: usize = 6;
 /// Of two faces of which one covers this share of the other, only the better is kept: large faces have parts that look like
 /// small ones.
 const MAX_COVERED: f32 = 0.6;
@@ -31,7 +33,7 @@ pub struct ConvFinder {
     onnx: Vec<u8>,
     side_px: u32,
     threshold: f32,
-    /// A network for every shape of picture seen: there are few, since sides are multiples of [`SIDE_STEP`].
+    /// A network for each of the last few shapes of picture.
     networks: Vec<((u32, u32), Network)>,
     resizer: Resizer,
     small: Vec<u8>,
@@ -55,7 +57,7 @@ impl ConvFinder {
     pub const MAX_SIDE_PX: u32 = 1280;
 
     /// A finder over a network that `trainer finder` made: `[1,3,H,W]` f32 in `[-1,1]` to three grids of
-    /// [`CELL_VALUES`], for sides that are multiples of 32.
+    /// [`CELL_VALUES`], for sides that are multiples of 8.
     ///
     /// # Errors
     /// [`FindError::Model`] where tract cannot read or run it, or it gives something else, or where `side_px` is 0 or
@@ -96,6 +98,9 @@ impl ConvFinder {
         if let Some(i) = self.networks.iter().position(|(s, _)| *s == size) {
             return Ok(i);
         }
+        if self.networks.len() == MOST_NETWORKS {
+            self.networks.remove(0);
+        }
         let shape = [1, 3, size.1 as usize, size.0 as usize];
         let network = Network::load(&self.onnx, shape).map_err(|e| model_error(&e))?;
         self.networks.push((size, network));
@@ -121,8 +126,8 @@ impl Finder for ConvFinder {
             return Err(FindError::Model(format!("it gives {} grids, not {}", outputs.len(), STRIDES.len())));
         }
         for (stride, output) in STRIDES.into_iter().zip(&outputs) {
-            let columns = padded.0 as usize / stride;
-            read_grid(output, stride, columns, padded.1 as usize / stride, self.threshold, out)?;
+            let (columns, rows) = (row_len.div_ceil(stride), (padded.1 as usize).div_ceil(stride));
+            read_grid(output, stride, columns, rows, self.threshold, out)?;
         }
         suppress(out);
         for face in out {

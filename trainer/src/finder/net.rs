@@ -13,7 +13,7 @@ const STAGES: [(i64, usize); 3] = [(64, 3), (96, 1), (96, 0)];
 /// The probability of a face that an untrained network gives each cell (Lin et al. 2017, section 4.1).
 const PRIOR: f64 = 0.01;
 
-/// Pictures `[N,3,H,W]` in `[-1,1]`, sides multiples of 32, to [`CELL_VALUES`] a cell for each of [`STRIDES`].
+/// Pictures `[N,3,H,W]` in `[-1,1]`, sides multiples of 8, to [`CELL_VALUES`] a cell for each of [`STRIDES`].
 #[derive(Debug)]
 pub struct FinderNet {
     stem: Stem,
