@@ -160,8 +160,9 @@ fn resize(
     let source =
         ImageRef::new(frame.width(), frame.height(), frame.rgb(), PixelType::U8x3).map_err(|e| failed(&e))?;
     let mut target = Image::from_slice_u8(width, height, small, PixelType::U8x3).map_err(|e| failed(&e))?;
-    let bilinear = ResizeAlg::Convolution(fast_image_resize::FilterType::Bilinear);
-    resizer.resize(&source, &mut target, &ResizeOptions::new().resize_alg(bilinear)).map_err(|e| failed(&e))
+    // Means over the pixels that fall into one: what the training scenes are shrunk by, and the cheapest that does not alias.
+    let means = ResizeAlg::Convolution(fast_image_resize::FilterType::Box);
+    resizer.resize(&source, &mut target, &ResizeOptions::new().resize_alg(means)).map_err(|e| failed(&e))
 }
 
 /// RGB triples, `width` a row, to three planes of `rows` of `row_len` in `[-1,1]`; what is beyond the picture is 0.
