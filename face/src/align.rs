@@ -127,20 +127,20 @@ pub fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut
         let p = crop_to_frame.apply(Point::new(x, y));
         p.x >= 1.0 && p.y >= 1.0 && p.x <= width - 2.0 && p.y <= height - 2.0
     });
+    // Two pixels up and left, so that truncation rounds down; the pixels are taken back to where they are.
+    let near_edge = |x: f32, y: f32| {
+        // Far beyond the picture there is only its edge.
+        let (x, y) = (x.clamp(-1.0, width + 1.0), y.clamp(-1.0, height + 1.0));
+        bilinear(x + 2.0, y + 2.0, |x, y| edge_pixel(frame, x as isize - 2, y as isize - 2))
+    };
+    let nearest = |x: f32, y: f32| edge_pixel(frame, x.floor() as isize, y.floor() as isize);
+    let between = |x: f32, y: f32| bilinear(x, y, |x, y| pixel(frame, x, y));
+    let within = |x: f32, y: f32| pixel(frame, x as usize, y as usize);
     match (inside, taps <= 2) {
-        (true, true) => {
-            fill(crop_to_frame, side, taps, out, |x, y| bilinear(x, y, |x, y| pixel(frame, x, y)))
-        }
-        (true, false) => fill(crop_to_frame, side, taps, out, |x, y| pixel(frame, x as usize, y as usize)),
-        (false, true) => fill(crop_to_frame, side, taps, out, |x, y| {
-            // Far beyond the picture there is only its edge.
-            let (x, y) = (x.clamp(-1.0, width + 1.0), y.clamp(-1.0, height + 1.0));
-            // Two pixels up and left, so that truncation rounds down; the pixels are taken back to where they are.
-            bilinear(x + 2.0, y + 2.0, |x, y| edge_pixel(frame, x as isize - 2, y as isize - 2))
-        }),
-        (false, false) => fill(crop_to_frame, side, taps, out, |x, y| {
-            edge_pixel(frame, x.floor() as isize, y.floor() as isize)
-        }),
+        (true, true) => fill(crop_to_frame, side, taps, out, between),
+        (true, false) => fill(crop_to_frame, side, taps, out, within),
+        (false, true) => fill(crop_to_frame, side, taps, out, near_edge),
+        (false, false) => fill(crop_to_frame, side, taps, out, nearest),
     }
 }
 
