@@ -205,7 +205,8 @@ fn bench_pipeline(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duratio
 
 /// The finder alone, on frames that are decoded before; returns the time it took.
 fn bench_finder(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
-    const FRAMES_HELD: usize = 32;
+    // Few, so that they stay in the caches, as a frame does that was just decoded.
+    const FRAMES_HELD: usize = 4;
     let mut finder = args.pipeline.follow_options().open_finder(&args.pipeline.bundle()?)?;
     let mut source = source::open(&args.source)?;
     let mut frames = Vec::new();

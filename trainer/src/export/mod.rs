@@ -148,7 +148,7 @@ pub fn export(
     training.insert("config".to_owned(), toml::Value::Table(meta.config.clone()));
     // What finds faces does not depend on the encoder: a bundle that is replaced hands it on.
     let (mut finder, mut landmarks, mut files) = (None, None, BTreeMap::new());
-    if out.exists() {
+    if out.join("bundle.toml").is_file() {
         let (old, old_files) = Bundle::open(out)?.into_parts();
         (finder, landmarks, files) = (old.finder, old.landmarks, old_files);
     }
