@@ -60,6 +60,16 @@ pub fn face_box(points: &[Point; LANDMARKS]) -> Rect {
     Rect::new(left, top - raised, right - left, bottom - top + raised)
 }
 
+/// iBUG landmark `i` of a face is landmark `MIRROR[i]` of its mirror image.
+pub const MIRROR: [usize; LANDMARKS] = [
+    16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, // jaw
+    26, 25, 24, 23, 22, 21, 20, 19, 18, 17, // brows
+    27, 28, 29, 30, 35, 34, 33, 32, 31, // nose
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, // eyes
+    54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, // lips, outside
+    64, 63, 62, 61, 60, 67, 66, 65, // lips, inside
+];
+
 /// Distance of the outer corners of the eyes, which errors are normalised by, in pixels.
 pub fn inter_ocular(points: &[Point; LANDMARKS]) -> f32 {
     (points[36].x - points[45].x).hypot(points[36].y - points[45].y)

@@ -1,10 +1,11 @@
-//! The spatial augmentation of SSLFER 4.1, batched on the training device.
+//! The spatial augmentation of SSLFER 4.1 (and PCL's Sobel filter), batched on the training device.
 //!
 //! Every picture of a batch gets draws of its own. The draws are made on the host from the batch's own seed, so that
 //! a run that is resumed sees the same views, on any device.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use semblance_face::landmarks::MIRROR;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -35,6 +36,8 @@ pub struct AugmentConfig {
     pub blur_kernel: i64,
     /// Probability of turning grey.
     pub grey_p: f64,
+    /// Probability of leaving only the strength of edges (PCL has 0.6; SSLFER does without).
+    pub sobel_p: f64,
 }
 
 impl Default for AugmentConfig {
@@ -51,6 +54,7 @@ impl Default for AugmentConfig {
             blur_p: 0.5,
             blur_kernel: 3,
             grey_p: 0.2,
+            sobel_p: 0.0,
         }
     }
 }
@@ -64,6 +68,7 @@ impl AugmentConfig {
             ("jitter_p", self.jitter_p),
             ("blur_p", self.blur_p),
             ("grey_p", self.grey_p),
+            ("sobel_p", self.sobel_p),
             ("brightness", self.brightness),
             ("contrast", self.contrast),
             ("saturation", self.saturation),
@@ -99,7 +104,7 @@ pub type Landmarks = Option<[f32; 136]>;
 ///
 /// `pictures` is `[N,3,H,W]` with values in `[0,1]`; `landmarks` has an entry a picture, or none at all. The views
 /// are `[N,3,side,side]` in `[0,1]`. Brightness, saturation, hue and grey are linear in a colour and are applied as
-/// one matrix after the contrast; values are clamped once, at the end.
+/// one matrix after the contrast; values are clamped once, after it.
 pub fn augment(
     pictures: &Tensor,
     landmarks: &[Landmarks],
@@ -107,21 +112,54 @@ pub fn augment(
     side_px: i64,
     seed: u64,
 ) -> Tensor {
+    augment_with_landmarks(pictures, landmarks, config, side_px, seed).0
+}
+
+/// [`augment`], and where the landmarks lie in each view: they follow crop and flip, and may come to lie outside.
+pub fn augment_with_landmarks(
+    pictures: &Tensor,
+    landmarks: &[Landmarks],
+    config: &AugmentConfig,
+    side_px: i64,
+    seed: u64,
+) -> (Tensor, Vec<Landmarks>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let count = pictures.size()[0] as usize;
     let device = pictures.device();
     let masked = mask(pictures, landmarks, config, &mut rng);
-    let cropped = crop(&masked, config, side_px, count, &mut rng);
-    let coloured = jitter(&cropped, config, count, &mut rng);
+    let crops: Vec<Crop> = (0..count).map(|_| Crop::draw(config, &mut rng)).collect();
+    let moved = crops.iter().zip(landmarks).map(|(crop, l)| l.as_ref().map(|l| crop.follow(l))).collect();
+    let coloured = jitter(&crop(&masked, &crops, side_px), config, count, &mut rng);
     let sigmas = (0..count).map(|_| {
         let sigma = rng.random_range(MIN_SIGMA..MAX_SIGMA);
         if rng.random_bool(config.blur_p) { sigma } else { 0.0 }
     });
     let sigmas: Vec<f64> = sigmas.collect();
-    if config.blur_p == 0.0 || config.blur_kernel == 1 {
-        return coloured;
+    let blurred = if config.blur_p == 0.0 || config.blur_kernel == 1 {
+        coloured
+    } else {
+        blur(&coloured, &sigmas, config.blur_kernel, device)
+    };
+    let filtered: Vec<bool> = (0..count).map(|_| rng.random_bool(config.sobel_p)).collect();
+    if !filtered.contains(&true) {
+        return (blurred, moved);
     }
-    blur(&coloured, &sigmas, config.blur_kernel, device)
+    let filtered = Tensor::from_slice(&filtered).to_device(device).view([-1, 1, 1, 1]);
+    (sobel(&blurred).where_self(&filtered, &blurred), moved)
+}
+
+/// Magnitude of the gradient of each channel by Sobel's filters, edges replicated; at most `sqrt(1/2)` for values in
+/// `[0,1]`.
+fn sobel(pictures: &Tensor) -> Tensor {
+    let size = pictures.size();
+    let padded = pictures.replication_pad2d([1, 1, 1, 1]);
+    let at = |dy: i64, dx: i64| padded.narrow(2, 1 + dy, size[2]).narrow(3, 1 + dx, size[3]);
+    let smoothed_rows = |dx: i64| at(-1, dx) + at(0, dx) * 2.0 + at(1, dx);
+    let smoothed_columns = |dy: i64| at(dy, -1) + at(dy, 0) * 2.0 + at(dy, 1);
+    const SUM: f64 = 8.0;
+    let across = (smoothed_rows(1) - smoothed_rows(-1)) / SUM;
+    let down = (smoothed_columns(1) - smoothed_columns(-1)) / SUM;
+    (across.square() + down.square()).sqrt()
 }
 
 /// Fills an ellipse over the eyes or the mouth with the picture's mean colour.
@@ -163,19 +201,50 @@ fn ellipse_over(points: &[f32]) -> [f32; 4] {
     [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, half(0), half(1)]
 }
 
-/// A square crop of random size and place, flipped or not, resampled to `side_px` by bilinear interpolation.
-fn crop(pictures: &Tensor, config: &AugmentConfig, side_px: i64, count: usize, rng: &mut impl Rng) -> Tensor {
-    let [low, high] = config.crop_scale;
-    let mut theta = Vec::with_capacity(count * 6);
-    for _ in 0..count {
+/// A square crop, flipped or not. Its middle is off the picture's by `offset` of half a side.
+#[derive(Clone, Copy, Debug)]
+struct Crop {
+    scale: f64,
+    offset: [f64; 2],
+    flipped: bool,
+}
+
+impl Crop {
+    /// A crop of random size and place.
+    fn draw(config: &AugmentConfig, rng: &mut impl Rng) -> Self {
+        let [low, high] = config.crop_scale;
         let scale = if low < high { rng.random_range(low..=high) } else { low };
         let play = 1.0 - scale;
-        let (dx, dy) = (rng.random_range(-1.0..=1.0) * play, rng.random_range(-1.0..=1.0) * play);
-        let flip = if rng.random_bool(config.flip_p) { -1.0 } else { 1.0 };
-        theta.extend([scale * flip, 0.0, dx, 0.0, scale, dy].map(|v| v as f32));
+        let offset = [rng.random_range(-1.0..=1.0) * play, rng.random_range(-1.0..=1.0) * play];
+        Self { scale, offset, flipped: rng.random_bool(config.flip_p) }
     }
+
+    /// The map from the crop's coordinates in `[-1,1]` to the picture's, as two rows of an affine matrix.
+    fn theta(&self) -> [f32; 6] {
+        let across = if self.flipped { -self.scale } else { self.scale };
+        [across, 0.0, self.offset[0], 0.0, self.scale, self.offset[1]].map(|v| v as f32)
+    }
+
+    /// Where landmarks of the picture lie in the crop; a flip makes left ones right.
+    fn follow(&self, landmarks: &[f32; 136]) -> [f32; 136] {
+        let [across, _, dx, _, down, dy] = self.theta();
+        let place = |i: usize| {
+            let (x, y) = (2.0 * landmarks[2 * i] - 1.0, 2.0 * landmarks[2 * i + 1] - 1.0);
+            [((x - dx) / across + 1.0) / 2.0, ((y - dy) / down + 1.0) / 2.0]
+        };
+        let mut moved = [0.0; 136];
+        for (i, point) in moved.chunks_exact_mut(2).enumerate() {
+            point.copy_from_slice(&place(if self.flipped { MIRROR[i] } else { i }));
+        }
+        moved
+    }
+}
+
+/// Each picture's crop, resampled to `side_px` by bilinear interpolation.
+fn crop(pictures: &Tensor, crops: &[Crop], side_px: i64) -> Tensor {
+    let theta: Vec<f32> = crops.iter().flat_map(Crop::theta).collect();
     let theta = Tensor::from_slice(&theta).view([-1, 2, 3]).to_device(pictures.device());
-    let grid = Tensor::affine_grid_generator(&theta, [count as i64, 3, side_px, side_px], false);
+    let grid = Tensor::affine_grid_generator(&theta, [crops.len() as i64, 3, side_px, side_px], false);
     const BILINEAR: i64 = 0;
     const BORDER: i64 = 1;
     pictures.grid_sampler_2d(&grid, BILINEAR, BORDER, false)
@@ -277,6 +346,7 @@ mod tests {
         blur_p: 0.0,
         blur_kernel: 3,
         grey_p: 0.0,
+        sobel_p: 0.0,
     };
 
     fn pictures() -> Tensor {
@@ -350,6 +420,40 @@ mod tests {
             }
         }
         assert!((at(&y, 1, 2, 5, 6) - sum / norm).abs() < 1e-5);
+    }
+
+    #[test]
+    fn landmarks_stay_on_what_they_mark() {
+        // A white spot on black marks landmark 36; where the view is brightest, its landmark lies.
+        let side = 64;
+        for seed in 0..20 {
+            let x = Tensor::zeros([1, 3, side, side], (Kind::Float, Device::Cpu));
+            let _ = x.narrow(2, 30, 4).narrow(3, 27, 4).fill_(1.0);
+            let mut points = [0.5; 136];
+            (points[72], points[73]) = (29.0 / 64.0, 32.0 / 64.0);
+            let config = AugmentConfig { crop_scale: [0.6, 1.0], flip_p: 0.5, ..OFF };
+            let (y, moved) = augment_with_landmarks(&x, &[Some(points)], &config, 48, seed);
+            let weight = y.narrow(1, 0, 1).view([48, 48]);
+            let centres = (Tensor::arange(48, (Kind::Float, Device::Cpu)) + 0.5) / 48.0;
+            let mean = |dim: i64| {
+                let profile = weight.sum_dim_intlist([dim].as_slice(), false, None);
+                ((&profile * &centres).sum(None) / profile.sum(None)).double_value(&[]) as f32
+            };
+            let moved = moved[0].unwrap();
+            // A mirrored left outer corner of the eye is a right one.
+            let marks = [36, 45].map(|i| (moved[2 * i] - mean(0)).hypot(moved[2 * i + 1] - mean(1)));
+            assert!(marks[0].min(marks[1]) < 0.01, "seed {seed}: {marks:?}");
+        }
+    }
+
+    #[test]
+    fn sobel_is_the_weighted_difference_of_neighbours() {
+        let x = pictures();
+        let y = augment(&x, &[], &AugmentConfig { sobel_p: 1.0, ..OFF }, 12, 1);
+        let v = |dy: i64, dx: i64| at(&x, 1, 2, 5 + dy, 6 + dx);
+        let across = v(-1, 1) - v(-1, -1) + 2.0 * (v(0, 1) - v(0, -1)) + v(1, 1) - v(1, -1);
+        let down = v(1, -1) - v(-1, -1) + 2.0 * (v(1, 0) - v(-1, 0)) + v(1, 1) - v(-1, 1);
+        assert!((at(&y, 1, 2, 5, 6) - across.hypot(down) / 8.0).abs() < 1e-5);
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub const FILE_NAME: &str = "checkpoint.safetensors";
 
 const META_KEY: &str = "semblance";
 const MODEL: &str = "model.";
+const AVERAGE: &str = "average.";
 
 /// What a checkpoint is of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,6 +94,11 @@ pub enum CheckpointError {
 /// Weights and buffers of `vs`, named for a checkpoint.
 pub fn model_tensors(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
     vs.variables().into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect()
+}
+
+/// A moving average of weights, by the names that they have in their store of variables, named for a checkpoint.
+pub fn average_tensors(average: &[(String, Tensor)]) -> Vec<(String, Tensor)> {
+    average.iter().map(|(name, tensor)| (format!("{AVERAGE}{name}"), tensor.shallow_clone())).collect()
 }
 
 /// Writes a checkpoint to `path`, whole or not at all.
@@ -179,13 +185,36 @@ impl<M: DeserializeOwned> Checkpoint<M> {
         tensor.ok_or_else(|| self.problem(name, "is missing".to_owned()))
     }
 
+    /// The moving average of the weight of this name.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] where there is none.
+    pub fn average(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        self.tensor(&format!("{AVERAGE}{name}"))
+    }
+
     /// Copies every variable of `vs` from the checkpoint.
     ///
     /// # Errors
     /// [`CheckpointError::Tensor`] for one that is missing or has another shape.
     pub fn restore(&self, vs: &nn::VarStore) -> Result<(), CheckpointError> {
+        self.copy(vs, |name| format!("{MODEL}{name}"))
+    }
+
+    /// As [`Checkpoint::restore`], but a weight that the run kept a moving average of is that average.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::restore`].
+    pub fn restore_average(&self, vs: &nn::VarStore) -> Result<(), CheckpointError> {
+        self.copy(vs, |name| {
+            let average = format!("{AVERAGE}{name}");
+            if self.tensors.contains_key(&average) { average } else { format!("{MODEL}{name}") }
+        })
+    }
+
+    fn copy(&self, vs: &nn::VarStore, place: impl Fn(&str) -> String) -> Result<(), CheckpointError> {
         for (name, mut variable) in vs.variables() {
-            let name = format!("{MODEL}{name}");
+            let name = place(&name);
             let saved = self.tensor(&name)?;
             if saved.size() != variable.size() {
                 let problem = format!("has shape {:?}, not {:?}", saved.size(), variable.size());

@@ -17,9 +17,17 @@ pub fn layered<T: DeserializeOwned>(path: Option<&Path>, overrides: toml::Table)
         None => toml::Table::new(),
     };
     merge(&mut table, overrides);
+    let origin = path.map(|p| p.display().to_string());
+    parse(table, origin.as_deref().unwrap_or("configuration"))
+}
+
+/// A table's settings; `origin` is what a message names as their source.
+///
+/// # Errors
+/// Names the setting that is not known or makes no sense.
+pub fn parse<T: DeserializeOwned>(table: toml::Table, origin: &str) -> anyhow::Result<T> {
     let one_line = |e: toml::de::Error| anyhow::anyhow!("{}", e.message().replace('\n', " "));
-    let origin = || path.map_or_else(|| "configuration".to_owned(), |p| p.display().to_string());
-    toml::Value::Table(table).try_into().map_err(one_line).with_context(origin)
+    toml::Value::Table(table).try_into().map_err(one_line).with_context(|| origin.to_owned())
 }
 
 /// A TOML file as a table.
@@ -39,7 +47,8 @@ pub fn table_of(value: &impl Serialize) -> anyhow::Result<toml::Table> {
     toml::Table::try_from(value).context("configuration")
 }
 
-fn merge(base: &mut toml::Table, over: toml::Table) {
+/// Puts the settings of `over` over those of `base`, table by table.
+pub fn merge(base: &mut toml::Table, over: toml::Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(toml::Value::Table(base)), toml::Value::Table(over)) => merge(base, over),

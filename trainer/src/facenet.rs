@@ -13,7 +13,7 @@ use tch::{Tensor, nn};
 use crate::checkpoint::{self, Checkpoint, FILE_NAME, model_tensors};
 use crate::config;
 use crate::nets::Precision;
-use crate::optim::{Adam, CosineSchedule, named_parameters};
+use crate::optim::{self, Optimizer, Rule, named_parameters};
 use crate::progress;
 
 /// How long and how fast to train.
@@ -98,7 +98,7 @@ pub fn train<B: Send>(
     ensure!(schedule.lr.is_finite() && schedule.lr > 0.0, "--lr {} is not above 0", schedule.lr);
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
     let file = out.join(FILE_NAME);
-    let mut optimiser = Adam::new(named_parameters(vs), schedule.weight_decay);
+    let mut optimiser = Optimizer::new(Rule::Adam, named_parameters(vs), schedule.weight_decay);
     let first = if resume {
         let saved = load(kind, out).context("there is nothing to resume")?;
         if saved.meta.config != *config {
@@ -116,8 +116,11 @@ pub fn train<B: Send>(
         std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
         0
     };
-    let cosine = CosineSchedule { lr: schedule.lr, constant_steps: 0, total_steps: schedule.steps };
-    let save = |step: i64, optimiser: &Adam| {
+    let rate = optim::Schedule {
+        warmup_steps: WARM_UP_STEPS,
+        ..optim::Schedule::cosine(schedule.lr, schedule.steps)
+    };
+    let save = |step: i64, optimiser: &Optimizer| {
         let meta =
             FaceNetMeta { format: checkpoint::FORMAT, kind: kind.to_owned(), step, config: config.clone() };
         let mut tensors = model_tensors(vs);
@@ -144,13 +147,13 @@ pub fn train<B: Send>(
             let (loss, parts) = loss(&batch);
             optimiser.zero_grad();
             loss.backward();
-            let warm_up = ((step + 1) as f64 / WARM_UP_STEPS as f64).min(1.0);
-            optimiser.step(cosine.lr_at(step) * warm_up);
+            optimiser.step(rate.lr_at(step));
             let value = loss.double_value(&[]);
             ensure!(value.is_finite(), "the loss is {value} at step {step}: lower --lr");
             let done = step + 1;
-            let rate = (done - first) as f64 * schedule.batch as f64 / started.elapsed().as_secs_f64();
-            let message = format!("loss {value:.3} ({parts}) {rate:.0} pictures/s");
+            let pictures_a_second =
+                (done - first) as f64 * schedule.batch as f64 / started.elapsed().as_secs_f64();
+            let message = format!("loss {value:.3} ({parts}) {pictures_a_second:.0} pictures/s");
             bar.set_message(message.clone());
             bar.inc(1);
             let stopped = STOP.load(Ordering::Relaxed);

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use semblance_trainer::{
-    allocator, eval, export, facecheck, finder, inspect, landmarks, make, prepare, pretrain, synth,
+    allocator, bench, cuda, eval, export, facecheck, finder, inspect, landmarks, make, prepare, pretrain,
+    synth,
 };
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
@@ -27,6 +28,10 @@ enum Command {
         trainer pretrain --method simclr --data stores/fer2013 --backbone edge --out runs/simclr\n  \
         trainer pretrain --config recipe.toml --data stores/fer2013 --out runs/simclr --resume")]
     Pretrain(pretrain::PretrainArgs),
+    /// Measure how fast training goes: data alone, model alone, and both
+    #[command(after_help = "Example:\n  \
+        trainer bench --data stores/voxceleb --method sslfer --backbone resnet18 --batch 64")]
+    Bench(bench::BenchArgs),
     /// Judge an encoder
     #[command(after_help = "Examples:\n  \
         trainer eval --task expression --protocol linear --checkpoint runs/simclr --data stores/fer2013\n  \
@@ -59,16 +64,19 @@ enum Command {
     #[command(after_help = "Example:\n  trainer synth --identities 200 --out stores/synth")]
     Synth(synth::SynthArgs),
     /// Show what a store holds: counts, and a sheet of its pictures with their labels
-    #[command(after_help = "Example:\n  trainer inspect --data stores/fer2013 --sheet sheet.png")]
+    #[command(after_help = "Examples:\n  trainer inspect --data stores/fer2013 --sheet sheet.png\n  \
+        trainer inspect --data stores/voxceleb --augment views.png --recipe sslfer-f")]
     Inspect(inspect::InspectArgs),
 }
 
 fn main() -> ExitCode {
     allocator::keep_freed_memory();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    cuda::open();
     let result = match Cli::parse().command {
         Command::Prepare(args) => prepare::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Make(args) => make::run(&args),

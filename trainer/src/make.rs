@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::{Checkpoint, FILE_NAME};
 use crate::config;
+use crate::data::Clips;
 use crate::eval::{FinetuneConfig, Loaded, Report, bundle_report, encoder_probe, finetune};
 use crate::export::export;
 use crate::prepare::{self, Layout, PrepareArgs};
@@ -63,7 +64,8 @@ pub fn run(args: &MakeArgs) -> anyhow::Result<()> {
     let run = args.work.join("pretrain");
     let resume = run.join(FILE_NAME).exists();
     eprintln!("pretraining in {}", run.display());
-    pretrain(&recipe.pretrain, &store, &run, resume, &AtomicBool::new(false))?;
+    let clips = Clips::open(&[args.work.join("store")], recipe.pretrain.pairs.timing)?;
+    pretrain(&recipe.pretrain, clips, &run, resume, None, &AtomicBool::new(false))?;
     let scores = Scores::measure(&recipe, &store, &run)?;
     let tuned = args.work.join("finetune");
     eprintln!("fine-tuning in {}", tuned.display());

@@ -23,29 +23,72 @@ pub struct Contrast {
     pub top1: Tensor,
 }
 
+/// Views that count as further positives of an anchor: SSLFER's false negatives (section 3.4).
+#[derive(Debug)]
+pub struct FalseNegatives {
+    /// `[2N,n]`: rows of the views.
+    pub rows: Tensor,
+    /// `[2N]`: whether an anchor has any; where not, its `rows` mean nothing.
+    pub known: Tensor,
+    /// Weight of their loss beside that of the positive; SSLFER has 1/2.
+    pub weight: f64,
+}
+
 /// NT-Xent: `first[i]` and `second[i]`, both `[N,d]`, are projections of two views of one picture; every view is an
 /// anchor, its partner the positive, the other `2N - 2` views the negatives. Similarity is the cosine over
 /// `temperature`.
 pub fn nt_xent(first: &Tensor, second: &Tensor, temperature: f64, denominator: Denominator) -> Contrast {
+    nt_xent_cancelling(first, second, temperature, denominator, None)
+}
+
+/// NT-Xent with false-negative cancellation, `L1 + w L2` (SSLFER, equation 2): the false negatives of an anchor are
+/// left out of its negatives, and `L2` is the loss with each of them as the positive, averaged over them and over the
+/// anchors that have some.
+pub fn nt_xent_cancelling(
+    first: &Tensor,
+    second: &Tensor,
+    temperature: f64,
+    denominator: Denominator,
+    false_negatives: Option<&FalseNegatives>,
+) -> Contrast {
     let pairs = first.size()[0];
-    let views = Tensor::cat(&[first, second], 0);
-    let norm = views.square().sum_dim_intlist([1].as_slice(), true, None).sqrt().clamp_min(1e-12);
-    let unit = views / norm;
+    let unit = unit_rows(&Tensor::cat(&[first, second], 0));
     let device = unit.device();
-    let anchors = 2 * pairs;
-    let itself = Tensor::eye(anchors, (Kind::Bool, device));
+    let itself = Tensor::eye(2 * pairs, (Kind::Bool, device));
     let similarity = (unit.matmul(&unit.tr()) / temperature).masked_fill(&itself, f64::NEG_INFINITY);
     let partner = partner_of(pairs, device);
     let positive = similarity.gather(1, &partner, false);
-    let negatives = similarity.scatter_value(1, &partner, f64::NEG_INFINITY);
-    let log_sum = match denominator {
-        Denominator::WithPositive => similarity.logsumexp([1].as_slice(), false),
-        Denominator::NegativesOnly => negatives.logsumexp([1].as_slice(), false),
-    };
-    let loss = (log_sum - positive.squeeze_dim(1)).mean(None);
-    let hardest = negatives.detach().amax([1].as_slice(), true);
+    let others = similarity.scatter_value(1, &partner, f64::NEG_INFINITY);
+    let hardest = others.detach().amax([1].as_slice(), true);
     let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
-    Contrast { loss, top1 }
+    let Some(FalseNegatives { rows, known, weight }) = false_negatives else {
+        let loss = cross_entropy(&positive, &others, denominator).mean(None);
+        return Contrast { loss, top1 };
+    };
+    let known = known.unsqueeze(1);
+    let cancelled = others.scatter_value(1, rows, f64::NEG_INFINITY);
+    let negatives = cancelled.where_self(&known, &others);
+    let first_loss = cross_entropy(&positive, &negatives, denominator).mean(None);
+    // An anchor without false negatives takes part with its positive, so that nothing infinite reaches the gradient.
+    let further = similarity.gather(1, rows, false).where_self(&known, &positive);
+    let losses = cross_entropy(&further, &negatives, denominator) * known.to_kind(unit.kind());
+    let count = known.sum(None).clamp_min(1) * rows.size()[1];
+    Contrast { loss: first_loss + losses.sum(None) / count * *weight, top1 }
+}
+
+/// `-log(e^p / sum)` for each positive `[A,n]`, where the sum is over `negatives` `[A,M]` and maybe the positive.
+fn cross_entropy(positive: &Tensor, negatives: &Tensor, denominator: Denominator) -> Tensor {
+    let negatives = negatives.logsumexp([1].as_slice(), true);
+    let log_sum = match denominator {
+        Denominator::WithPositive => negatives.logaddexp(positive),
+        Denominator::NegativesOnly => negatives,
+    };
+    log_sum - positive
+}
+
+/// Rows scaled to length 1.
+pub(crate) fn unit_rows(rows: &Tensor) -> Tensor {
+    rows / rows.square().sum_dim_intlist([1].as_slice(), true, None).sqrt().clamp_min(1e-12)
 }
 
 /// `[2N,1]`: the row of each anchor's positive.
@@ -116,6 +159,86 @@ mod tests {
                     let ours = gradient.double_value(&[row as i64, column as i64]);
                     assert!((ours - slope).abs() < 1e-6, "{denominator:?} {row},{column}: {ours} {slope}");
                 }
+            }
+        }
+    }
+
+    /// SSLFER's equation 2 by loops, in f64; `cancelled[i]` are the false negatives of anchor `i`.
+    fn naive_cancelling(
+        views: &[Vec<f64>],
+        cancelled: &[Vec<usize>],
+        weight: f64,
+        with_positive: bool,
+    ) -> f64 {
+        let count = views.len();
+        let similarity = |i: usize, k: usize| {
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+            let (a, b) = (&views[i], &views[k]);
+            dot(a, b) / (dot(a, a).sqrt() * dot(b, b).sqrt()) / TEMPERATURE
+        };
+        let (mut first, mut second, mut anchors) = (0.0, 0.0, 0.0);
+        for i in 0..count {
+            let j = (i + count / 2) % count;
+            let negatives = (0..count).filter(|&k| k != i && k != j && !cancelled[i].contains(&k));
+            let sum: f64 = negatives.map(|k| similarity(i, k).exp()).sum();
+            let loss = |p: usize| {
+                let own = if with_positive { similarity(i, p).exp() } else { 0.0 };
+                -(similarity(i, p).exp() / (sum + own)).ln()
+            };
+            first += loss(j) / count as f64;
+            if !cancelled[i].is_empty() {
+                anchors += 1.0;
+                second += cancelled[i].iter().map(|&l| loss(l)).sum::<f64>() / cancelled[i].len() as f64;
+            }
+        }
+        first + weight * second / anchors
+    }
+
+    #[test]
+    fn cancelling_matches_equation_2_and_its_gradient() {
+        let cancelled: Vec<Vec<usize>> = vec![
+            vec![1, 7],
+            vec![],
+            vec![4, 9],
+            vec![0, 5],
+            vec![],
+            vec![6, 1],
+            vec![8, 2],
+            vec![],
+            vec![3, 5],
+            vec![0, 1],
+        ];
+        let rows: Vec<[i64; 2]> = cancelled
+            .iter()
+            .map(|c| if c.is_empty() { [0, 0] } else { [c[0] as i64, c[1] as i64] })
+            .collect();
+        let known: Vec<bool> = cancelled.iter().map(|c| !c.is_empty()).collect();
+        let extra = FalseNegatives {
+            rows: Tensor::from_slice2(&rows),
+            known: Tensor::from_slice(&known),
+            weight: 0.5,
+        };
+        for denominator in [Denominator::WithPositive, Denominator::NegativesOnly] {
+            let with_positive = denominator == Denominator::WithPositive;
+            let views = random_views(5, 7);
+            let (_, all) = tensors(&views);
+            let (first, second) = (all.narrow(0, 0, 5), all.narrow(0, 5, 5));
+            let contrast = nt_xent_cancelling(&first, &second, TEMPERATURE, denominator, Some(&extra));
+            let value = contrast.loss.double_value(&[]);
+            let expected = naive_cancelling(&views, &cancelled, 0.5, with_positive);
+            assert!((value - expected).abs() < 1e-9, "{denominator:?}: {value} {expected}");
+            contrast.loss.backward();
+            let gradient = all.grad();
+            let step = 1e-5;
+            for (row, column) in (0..10).flat_map(|r| (0..7).map(move |c| (r, c))) {
+                let moved = |by: f64| {
+                    let mut moved = views.clone();
+                    moved[row][column] += by;
+                    naive_cancelling(&moved, &cancelled, 0.5, with_positive)
+                };
+                let slope = (moved(step) - moved(-step)) / (2.0 * step);
+                let ours = gradient.double_value(&[row as i64, column as i64]);
+                assert!((ours - slope).abs() < 1e-6, "{denominator:?} {row},{column}: {ours} {slope}");
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use semblance_face::labels::Expression;
 use semblance_face::{Bundle, Encoder};
-use tch::no_grad;
+use tch::{Device, no_grad};
 
 use super::{Loaded, labelled};
 use crate::checkpoint::floats;
 use crate::data::{Batch, normalise, prefetch};
-use crate::nets::Precision;
+use crate::nets::{Encoder as TrainedEncoder, Precision};
 use crate::progress;
 use crate::store::{Split, Store};
 
@@ -31,41 +31,48 @@ impl Features {
     }
 }
 
+/// How an encoder wants its input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct InputSpec {
+    /// Side in pixels.
+    pub side_px: u32,
+    /// Channel means that crops in `[0,1]` are normalised with.
+    pub mean: [f32; 3],
+    /// Channel deviations that crops in `[0,1]` are normalised with.
+    pub std: [f32; 3],
+}
+
 const BATCH: usize = 256;
 
-/// Embeds whole crops, without augmentation, by the trainer's own network in f32.
+/// Embeddings of whole crops of these frames, without augmentation, by the trainer's own network in f32; row-major
+/// `[frames, dim]`.
 ///
 /// # Errors
 /// Names the picture that cannot be decoded.
-pub fn encoder_features(
-    loaded: &Loaded,
+pub fn embed(
+    encoder: &TrainedEncoder,
+    device: Device,
+    input: InputSpec,
     store: &Store,
-    split: Split,
-    classes: &[Expression],
-) -> anyhow::Result<Features> {
-    let dim = loaded.encoder.backbone().embedding_size() as usize;
-    collect(store, split, classes, dim, loaded.side_px, |batch, values| {
-        let crops = normalise(&batch.to_unit(loaded.vs.device()), loaded.mean, loaded.std);
-        let embeddings = no_grad(|| loaded.encoder.forward(&crops, false, Precision::F32));
+    indices: &[usize],
+) -> anyhow::Result<Vec<f32>> {
+    collect(store, indices, input.side_px, |batch, values| {
+        let crops = normalise(&batch.to_unit(device), input.mean, input.std);
+        let embeddings = no_grad(|| encoder.forward(&crops, false, Precision::F32));
         values.extend(floats(&embeddings)?);
         Ok(())
     })
 }
 
-/// Embeds whole crops with a bundle's encoder, as the edge does.
+/// The same with a bundle's encoder, as the edge embeds.
 ///
 /// # Errors
 /// Names the picture that cannot be decoded, or tells what the encoder lacks.
-pub fn bundle_features(
-    bundle: &Bundle,
-    store: &Store,
-    split: Split,
-    classes: &[Expression],
-) -> anyhow::Result<Features> {
+pub fn embed_by_bundle(bundle: &Bundle, store: &Store, indices: &[usize]) -> anyhow::Result<Vec<f32>> {
     let mut encoder = Encoder::from_bundle(bundle)?;
     let spec = *encoder.spec();
     let mut embedding = vec![0.0; spec.embedding_size];
-    collect(store, split, classes, spec.embedding_size, spec.side_px, |batch, values| {
+    collect(store, indices, spec.side_px, |batch, values| {
         for crop in batch.crops() {
             encoder.embed(crop, &mut embedding)?;
             values.extend_from_slice(&embedding);
@@ -74,16 +81,45 @@ pub fn bundle_features(
     })
 }
 
-fn collect(
+/// Embeddings and labels of a split's labelled pictures.
+///
+/// # Errors
+/// As [`embed`].
+pub fn encoder_features(
+    loaded: &Loaded,
     store: &Store,
     split: Split,
     classes: &[Expression],
-    dim: usize,
-    side_px: u32,
-    mut embed: impl FnMut(&Batch, &mut Vec<f32>) -> anyhow::Result<()>,
 ) -> anyhow::Result<Features> {
     let (indices, labels) = labelled(store, split, classes);
-    let mut values = Vec::with_capacity(indices.len() * dim);
+    let values = embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, &indices)?;
+    let dim = loaded.encoder.backbone().embedding_size() as usize;
+    Ok(Features { classes: classes.to_vec(), labels, dim, values })
+}
+
+/// The same with a bundle's encoder.
+///
+/// # Errors
+/// As [`embed_by_bundle`].
+pub fn bundle_features(
+    bundle: &Bundle,
+    store: &Store,
+    split: Split,
+    classes: &[Expression],
+) -> anyhow::Result<Features> {
+    let (indices, labels) = labelled(store, split, classes);
+    let values = embed_by_bundle(bundle, store, &indices)?;
+    let dim = Encoder::from_bundle(bundle)?.spec().embedding_size;
+    Ok(Features { classes: classes.to_vec(), labels, dim, values })
+}
+
+fn collect(
+    store: &Store,
+    indices: &[usize],
+    side_px: u32,
+    mut embed: impl FnMut(&Batch, &mut Vec<f32>) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<f32>> {
+    let mut values = Vec::new();
     let bar = progress::bar(indices.len() as u64, "embedding");
     let batches: Vec<Vec<usize>> = indices.chunks(BATCH).map(<[usize]>::to_vec).collect();
     std::thread::scope(|scope| {
@@ -95,5 +131,5 @@ fn collect(
         anyhow::Ok(())
     })?;
     bar.finish_and_clear();
-    Ok(Features { classes: classes.to_vec(), labels, dim, values })
+    Ok(values)
 }

@@ -12,7 +12,7 @@ use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, FILE_NAME, Meta, model_tensors};
 use crate::data::{epoch_order, mix, normalise, prefetch};
 use crate::nets::Precision;
-use crate::optim::{Adam, CosineSchedule, named_parameters};
+use crate::optim::{Optimizer, Rule, Schedule, named_parameters};
 use crate::store::{Split, Store};
 use crate::{config, progress};
 
@@ -125,9 +125,9 @@ pub fn finetune(
     let dim = loaded.encoder.backbone().embedding_size();
     let head = config.build_head(loaded.vs.root() / "head", dim, classes.len() as i64);
     let device = loaded.vs.device();
-    let mut optimiser = Adam::new(named_parameters(&loaded.vs), config.weight_decay);
+    let mut optimiser = Optimizer::new(Rule::Adam, named_parameters(&loaded.vs), config.weight_decay);
     let total_steps = steps_an_epoch * config.epochs;
-    let schedule = CosineSchedule { lr: config.lr, constant_steps: 0, total_steps };
+    let schedule = Schedule::cosine(config.lr, total_steps);
     let prior = log_frequencies(&labels, classes.len(), device);
     let bar = progress::bar(total_steps as u64, "finetune");
     let mut step = 0;

@@ -2,28 +2,30 @@
 
 mod features;
 mod finetune;
+mod knn;
 mod probe;
 mod report;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use semblance_calib::{Heads, LinearHead, argmax};
-use semblance_face::Bundle;
 use semblance_face::labels::Expression;
+use semblance_face::{Bundle, Encoder};
 use serde::{Deserialize, Serialize};
 use tch::nn;
 
 use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::data::training_device;
-use crate::nets::{Backbone, Encoder};
+use crate::nets::{Backbone, Encoder as TrainedEncoder};
 use crate::store::{Split, Store};
 
-pub use features::{Features, bundle_features, encoder_features};
+pub use features::{Features, InputSpec, bundle_features, embed, embed_by_bundle, encoder_features};
 pub use finetune::{FinetuneConfig, finetune};
-pub use probe::linear_probe;
+pub use knn::{IdentityReport, identity_knn, knn_accuracy, knn_predictions};
+pub use probe::{fit_probe, hits, linear_probe};
 pub use report::{ClassReport, Report};
 
 /// What is predicted.
@@ -32,6 +34,8 @@ pub use report::{ClassReport, Report};
 pub enum Task {
     /// The categorical expression.
     Expression,
+    /// Who it is: how well an encoder tells people apart, which one of expressions should not
+    Identity,
 }
 
 /// How a score comes about.
@@ -44,6 +48,9 @@ pub enum Protocol {
     Finetune,
     /// The head that the run or the bundle already has; nothing is trained.
     OwnHead,
+    /// Nearest neighbours among frozen embeddings: 20 of the training split vote (expression), or the nearest one of
+    /// the same split decides (identity).
+    Knn,
 }
 
 impl Protocol {
@@ -52,6 +59,7 @@ impl Protocol {
             Self::Linear => "linear",
             Self::Finetune => "finetune",
             Self::OwnHead => "own-head",
+            Self::Knn => "knn",
         }
     }
 }
@@ -99,9 +107,13 @@ pub struct EvalArgs {
     #[arg(long)]
     pub out: Option<PathBuf>,
 
-    /// Seed of random weights, of the head and of the order of the data
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Frames of one video closer than this in seconds are not looked up in each other (task identity)
+    #[arg(long, default_value_t = 3.0)]
+    pub apart_secs: f64,
+
+    /// Seed of random weights, of the head and of the order of the data [default: 0, or what --config says]
+    #[arg(long)]
+    pub seed: Option<u64>,
 
     /// Print one JSON object on standard output
     #[arg(long)]
@@ -114,7 +126,7 @@ pub struct Loaded {
     /// Holds the encoder's variables under `encoder`.
     pub vs: nn::VarStore,
     /// The encoder.
-    pub encoder: Encoder,
+    pub encoder: TrainedEncoder,
     /// Side of its input in pixels.
     pub side_px: u32,
     /// Normalisation.
@@ -124,7 +136,7 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// The encoder of a checkpoint.
+    /// The encoder of a checkpoint; the average of its weights where the run kept one.
     ///
     /// # Errors
     /// Where it lacks a weight.
@@ -132,8 +144,13 @@ impl Loaded {
         let meta = &checkpoint.meta;
         let vs = nn::VarStore::new(training_device());
         let encoder = meta.backbone.build(&(vs.root() / "encoder"));
-        checkpoint.restore(&vs)?;
+        checkpoint.restore_average(&vs)?;
         Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
+    }
+
+    /// How it wants its input.
+    pub fn input(&self) -> InputSpec {
+        InputSpec { side_px: self.side_px, mean: self.mean, std: self.std }
     }
 
     /// An encoder with random weights.
@@ -179,57 +196,117 @@ fn label_of(store: &Store, index: usize, classes: &[Expression]) -> Option<usize
 /// Names what stands in the way.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.data)?;
-    let report = match (&args.checkpoint, &args.bundle, args.random_init) {
-        (Some(path), None, None) => {
-            let checkpoint = Checkpoint::load(path)?;
-            let loaded = Loaded::from_checkpoint(&checkpoint)?;
-            match args.protocol {
-                Protocol::OwnHead => {
-                    let head = checkpoint_head(&checkpoint)?;
-                    let features = encoder_features(&loaded, &store, args.split, &head_classes(&head)?)?;
-                    own_head(&features, &head, args.split)?
-                }
-                _ => judge(args, loaded, &store)?,
-            }
-        }
-        (None, Some(dir), None) => judge_bundle(args, dir, &store)?,
-        (None, None, Some(backbone)) => {
-            judge(args, Loaded::random(backbone, args.side_px, args.seed), &store)?
-        }
-        _ => bail!("give one of --checkpoint, --bundle and --random-init"),
-    };
+    let subject = Subject::from_args(args)?;
+    match args.task {
+        Task::Expression => print(args, &judge_expression(args, subject, &store)?),
+        Task::Identity => print(args, &judge_identity(args, &subject, &store)?),
+    }
+}
+
+fn print(args: &EvalArgs, report: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<()> {
     if args.json {
-        println!("{}", serde_json::to_string(&report)?);
+        println!("{}", serde_json::to_string(report)?);
     } else {
         println!("{report}");
     }
     Ok(())
 }
 
-fn judge(args: &EvalArgs, loaded: Loaded, store: &Store) -> anyhow::Result<Report> {
-    match args.protocol {
-        Protocol::Linear => encoder_probe(&loaded, store, args.split),
-        Protocol::Finetune => {
-            let mut config: FinetuneConfig =
-                config::layered(args.config.as_deref(), toml::Table::from_iter([]))?;
-            config.seed = args.seed;
-            finetune(&config, loaded, store, args.split, args.out.as_deref())
+/// What is judged.
+enum Subject {
+    /// A network of the trainer's, with the checkpoint that it came from.
+    Trained(Box<Loaded>, Option<Checkpoint>),
+    /// A bundle, by the edge's own inference.
+    Shipped(Bundle),
+}
+
+impl Subject {
+    fn from_args(args: &EvalArgs) -> anyhow::Result<Self> {
+        Ok(match (&args.checkpoint, &args.bundle, args.random_init) {
+            (Some(path), None, None) => {
+                let checkpoint = Checkpoint::load(path)?;
+                Self::Trained(Box::new(Loaded::from_checkpoint(&checkpoint)?), Some(checkpoint))
+            }
+            (None, Some(dir), None) => Self::Shipped(Bundle::open(dir)?),
+            (None, None, Some(backbone)) => {
+                Self::Trained(Box::new(Loaded::random(backbone, args.side_px, args.seed.unwrap_or(0))), None)
+            }
+            _ => bail!("give one of --checkpoint, --bundle and --random-init"),
+        })
+    }
+
+    fn features(&self, store: &Store, split: Split, classes: &[Expression]) -> anyhow::Result<Features> {
+        match self {
+            Self::Trained(loaded, _) => encoder_features(loaded, store, split, classes),
+            Self::Shipped(bundle) => bundle_features(bundle, store, split, classes),
         }
-        Protocol::OwnHead => bail!("an encoder with random weights has no head"),
+    }
+
+    /// Embeddings of these frames and the number of values of each.
+    fn embed(&self, store: &Store, indices: &[usize]) -> anyhow::Result<(Vec<f32>, usize)> {
+        Ok(match self {
+            Self::Trained(loaded, _) => (
+                embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, indices)?,
+                loaded.encoder.backbone().embedding_size() as usize,
+            ),
+            Self::Shipped(bundle) => (
+                embed_by_bundle(bundle, store, indices)?,
+                Encoder::from_bundle(bundle)?.spec().embedding_size,
+            ),
+        })
     }
 }
 
-fn judge_bundle(args: &EvalArgs, dir: &Path, store: &Store) -> anyhow::Result<Report> {
-    let bundle = Bundle::open(dir)?;
-    if args.protocol == Protocol::Linear {
-        return probe_report(store, args.split, |split, classes| {
-            bundle_features(&bundle, store, split, classes)
-        });
+/// Neighbours that vote on an expression, and the temperature of their weights (Wu et al. 2018, section 3.4).
+const NEIGHBOURS: usize = 20;
+const TEMPERATURE: f64 = 0.07;
+
+fn judge_expression(args: &EvalArgs, subject: Subject, store: &Store) -> anyhow::Result<Report> {
+    match (args.protocol, subject) {
+        (Protocol::Linear, subject) => {
+            probe_report(store, args.split, |split, classes| subject.features(store, split, classes))
+        }
+        (Protocol::Knn, subject) => {
+            let classes = classes(store)?;
+            let gallery = subject.features(store, Split::Train, &classes)?;
+            let queries = subject.features(store, args.split, &classes)?;
+            let predicted = knn_predictions(&gallery, &queries, NEIGHBOURS, TEMPERATURE)?;
+            Report::expression(
+                Protocol::Knn.name(),
+                args.split,
+                &classes,
+                &queries.labels,
+                predicted.into_iter(),
+            )
+        }
+        (Protocol::Finetune, Subject::Trained(loaded, _)) => {
+            let mut config: FinetuneConfig =
+                config::layered(args.config.as_deref(), toml::Table::from_iter([]))?;
+            config.seed = args.seed.unwrap_or(config.seed);
+            finetune(&config, *loaded, store, args.split, args.out.as_deref())
+        }
+        (Protocol::OwnHead, Subject::Trained(loaded, checkpoint)) => {
+            let checkpoint = checkpoint.context("an encoder with random weights has no head")?;
+            let head = checkpoint_head(&checkpoint)?;
+            let features = encoder_features(&loaded, store, args.split, &head_classes(&head)?)?;
+            own_head(&features, &head, args.split)
+        }
+        (Protocol::Finetune, Subject::Shipped(_)) => {
+            bail!("a bundle is not trained any further: --protocol own-head scores its own heads")
+        }
+        (Protocol::OwnHead, Subject::Shipped(bundle)) => bundle_report(&bundle, store, args.split),
     }
-    if args.protocol == Protocol::Finetune {
-        eprintln!("a bundle is not trained any further: its own heads are scored");
-    }
-    bundle_report(&bundle, store, args.split)
+}
+
+fn judge_identity(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow::Result<IdentityReport> {
+    ensure!(
+        args.protocol == Protocol::Knn,
+        "--protocol {}: identities are told apart by --protocol knn alone",
+        args.protocol.name()
+    );
+    let indices = store.split(args.split);
+    let (embeddings, dim) = subject.embed(store, &indices)?;
+    identity_knn(store, args.split, &indices, &embeddings, dim, args.apart_secs)
 }
 
 /// Scores a bundle's own head, with the edge's own inference.

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 use super::Features;
 use crate::checkpoint::floats;
 use crate::data::training_device;
-use crate::optim::{Adam, CosineSchedule};
+use crate::optim::{Optimizer, Rule, Schedule};
 
 /// Strengths of L2 regularisation that are tried; the one that is best on validation is kept.
 const L2: [f64; 4] = [1e-5, 1e-4, 1e-3, 1e-2];
@@ -28,7 +28,7 @@ pub fn linear_probe(train: &Features, val: &Features) -> anyhow::Result<LinearHe
     );
     let mut best: Option<(usize, LinearHead)> = None;
     for l2 in L2 {
-        let head = fit(train, l2)?;
+        let head = fit_probe(train, l2)?;
         let right = hits(&head, val);
         if best.as_ref().is_none_or(|(most, _)| right > *most) {
             best = Some((right, head));
@@ -37,7 +37,8 @@ pub fn linear_probe(train: &Features, val: &Features) -> anyhow::Result<LinearHe
     best.map(|(_, head)| head).ok_or_else(|| anyhow::anyhow!("no regularisation was tried"))
 }
 
-fn hits(head: &LinearHead, features: &Features) -> usize {
+/// Pictures that the head classifies right.
+pub fn hits(head: &LinearHead, features: &Features) -> usize {
     let mut logits = vec![0.0; head.labels().len()];
     let rows = features.rows().zip(&features.labels);
     rows.filter(|(embedding, label)| {
@@ -47,7 +48,12 @@ fn hits(head: &LinearHead, features: &Features) -> usize {
     .count()
 }
 
-fn fit(features: &Features, l2: f64) -> anyhow::Result<LinearHead> {
+/// Fits a softmax classifier on standardised embeddings with this L2 regularisation; the standardisation is folded into
+/// the head that is returned.
+///
+/// # Errors
+/// Where the result is not finite.
+pub fn fit_probe(features: &Features, l2: f64) -> anyhow::Result<LinearHead> {
     let device = training_device();
     let (dim, classes) = (features.dim as i64, features.classes.len() as i64);
     let raw = Tensor::from_slice(&features.values).view([-1, dim]).to_device(device);
@@ -61,8 +67,8 @@ fn fit(features: &Features, l2: f64) -> anyhow::Result<LinearHead> {
     let (weight, bias) = (zeros(&[classes, dim]), zeros(&[classes]));
     let parameters =
         vec![("weight".to_owned(), weight.shallow_clone()), ("bias".to_owned(), bias.shallow_clone())];
-    let mut adam = Adam::new(parameters, 0.0);
-    let schedule = CosineSchedule { lr: LR, constant_steps: STEPS / 4, total_steps: STEPS };
+    let mut adam = Optimizer::new(Rule::Adam, parameters, 0.0);
+    let schedule = Schedule { constant_steps: STEPS / 4, ..Schedule::cosine(LR, STEPS) };
     for step in 0..STEPS {
         let logits = x.matmul(&weight.tr()) + &bias;
         let loss = logits.cross_entropy_for_logits(&labels) + weight.square().sum(None) * l2;
@@ -123,7 +129,7 @@ mod tests {
         }
         let features =
             Features { classes: vec![Expression::Neutral, Expression::Happy], labels, dim: 1, values };
-        let head = fit(&features, 0.0).unwrap();
+        let head = fit_probe(&features, 0.0).unwrap();
         let mut logits = [0.0; 2];
         for (x, odds) in [(1.0, 30.0f32 / 10.0), (0.0, 10.0 / 50.0)] {
             head.logits_into(&[x], &mut logits);

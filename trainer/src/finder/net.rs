@@ -4,7 +4,7 @@ use semblance_face::finder::{CELL_VALUES, STRIDES};
 use tch::{Kind, TchError, Tensor, nn};
 
 use crate::export::{Dim, GraphWriter, Value};
-use crate::nets::{Layer, Precision, RepVgg, Stem, channels_last};
+use crate::nets::{Layer, Precision, RepVgg, Stem};
 
 /// Channels of the stem and of each grid's stage, and the blocks of each stage after the one that halves.
 const STEM: i64 = 32;
@@ -47,7 +47,7 @@ impl FinderNet {
 
     /// The cells' values, `[N, cells, CELL_VALUES]` in f32, the grids one after another, each row by row.
     pub fn forward(&self, pictures: &Tensor, train: bool, precision: Precision) -> Tensor {
-        let mut x = channels_last(&pictures.to_kind(precision.kind(pictures.device())));
+        let mut x = precision.convolvable(pictures);
         x = self.stem.forward(&x, train);
         let mut grids = Vec::with_capacity(STRIDES.len());
         for (stage, head) in self.stages.iter().zip(&self.heads) {

@@ -1,11 +1,12 @@
 //! `trainer inspect`: what a clip store holds, in numbers and as a contact sheet.
 
+mod augment;
 mod font;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Cursor;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 use semblance_face::labels::Expression;
 use serde::Serialize;
 
+use crate::pretrain::{PretrainConfig, Recipe};
 use crate::store::{FORMAT, Provenance, Record, Split, Store};
 
 /// Side of a sheet's pictures, in pixels.
@@ -54,6 +56,18 @@ pub struct InspectArgs {
     #[arg(long, value_name = "OUT.png")]
     pub sheet: Option<PathBuf>,
 
+    /// Write a picture of every augmentation: a PNG file with a row for each of some random training frames
+    #[arg(long, value_name = "OUT.png")]
+    pub augment: Option<PathBuf>,
+
+    /// Recipe of `trainer pretrain` whose augmentation --augment shows
+    #[arg(long)]
+    pub recipe: Option<Recipe>,
+
+    /// TOML file with settings of `trainer pretrain`, for --augment
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+
     /// Rows of the sheet
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rows: u32,
@@ -85,16 +99,24 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.sheet {
         let frames = choose(&store, args)?;
-        let sheet = sheet(&store, &frames, args.cols)?;
-        let mut png = Vec::new();
-        sheet.write_to(&mut Cursor::new(&mut png), ImageFormat::Png)?;
-        std::fs::write(path, png).with_context(|| path.display().to_string())?;
+        write_png(&sheet(&store, &frames, args.cols)?, path)?;
         eprintln!("{}: {} frames", path.display(), frames.len());
     }
     if args.check {
         check(&store)?;
     }
+    if let Some(path) = &args.augment {
+        let config = PretrainConfig::from_layers(args.recipe, args.config.as_deref(), toml::Table::new())?;
+        augment::write(store, &config, args.rows, args.seed, path)?;
+        eprintln!("{}", path.display());
+    }
     Ok(())
+}
+
+fn write_png(sheet: &RgbImage, path: &Path) -> anyhow::Result<()> {
+    let mut png = Vec::new();
+    sheet.write_to(&mut Cursor::new(&mut png), ImageFormat::Png)?;
+    std::fs::write(path, png).with_context(|| path.display().to_string())
 }
 
 /// Decodes everything, and names what is damaged.
@@ -250,7 +272,7 @@ fn choose(store: &Store, args: &InspectArgs) -> anyhow::Result<Vec<usize>> {
 fn sheet(store: &Store, frames: &[usize], cols: u32) -> anyhow::Result<RgbImage> {
     let cols = cols.min(frames.len() as u32);
     let rows = (frames.len() as u32).div_ceil(cols);
-    let mut sheet = RgbImage::from_pixel(cols * TILE_PX, rows * (TILE_PX + CAPTION_PX), BACKGROUND);
+    let mut sheet = blank_sheet(cols, rows);
     for (place, &frame) in (0..).zip(frames) {
         let (left, top) = (place % cols * TILE_PX, place / cols * (TILE_PX + CAPTION_PX));
         draw_tile(&mut sheet, left, top, store.record(frame))?;
@@ -262,21 +284,40 @@ fn draw_tile(sheet: &mut RgbImage, left: u32, top: u32, record: Record<'_>) -> a
     let frame = record.decode()?;
     let picture = RgbImage::from_raw(frame.width(), frame.height(), frame.rgb().to_vec())
         .context("a frame has three bytes a pixel")?;
-    let (width, height) = fit(frame.width(), frame.height());
-    let (x, y) = (left + (TILE_PX - width) / 2, top + (TILE_PX - height) / 2);
-    let scaled = imageops::resize(&picture, width, height, FilterType::Triangle);
-    imageops::replace(sheet, &scaled, x.into(), y.into());
-    for point in record.landmarks().iter().flat_map(|points| points.chunks_exact(2)) {
-        let (px, py) = (point[0] * width as f32, point[1] * height as f32);
-        if (0.0..width as f32).contains(&px) && (0.0..height as f32).contains(&py) {
-            sheet.put_pixel(x + px as u32, y + py as u32, LANDMARK_COLOUR);
+    let name = tail(&format!("{}/{}", record.identity(), record.video().name), LINE_CHARS);
+    draw_picture(sheet, left, top, Some(&picture), &record.landmarks(), [&label(record), &name]);
+    Ok(())
+}
+
+/// An empty sheet for so many tiles.
+fn blank_sheet(cols: u32, rows: u32) -> RgbImage {
+    RgbImage::from_pixel(cols * TILE_PX, rows * (TILE_PX + CAPTION_PX), BACKGROUND)
+}
+
+/// A tile: a picture where there is one, its landmarks in shares of its sides, and two lines below.
+fn draw_picture(
+    sheet: &mut RgbImage,
+    left: u32,
+    top: u32,
+    picture: Option<&RgbImage>,
+    landmarks: &Option<[f32; 136]>,
+    lines: [&str; 2],
+) {
+    if let Some(picture) = picture {
+        let (width, height) = fit(picture.width(), picture.height());
+        let (x, y) = (left + (TILE_PX - width) / 2, top + (TILE_PX - height) / 2);
+        let scaled = imageops::resize(picture, width, height, FilterType::Triangle);
+        imageops::replace(sheet, &scaled, x.into(), y.into());
+        for point in landmarks.iter().flat_map(|points| points.chunks_exact(2)) {
+            let (px, py) = (point[0] * width as f32, point[1] * height as f32);
+            if (0.0..width as f32).contains(&px) && (0.0..height as f32).contains(&py) {
+                sheet.put_pixel(x + px as u32, y + py as u32, LANDMARK_COLOUR);
+            }
         }
     }
     let text_top = top + TILE_PX + 2;
-    font::draw(sheet, left + MARGIN_PX, text_top, &label(record), LABEL_COLOUR);
-    let name = tail(&format!("{}/{}", record.identity(), record.video().name), LINE_CHARS);
-    font::draw(sheet, left + MARGIN_PX, text_top + LINE_PX, &name, NAME_COLOUR);
-    Ok(())
+    font::draw(sheet, left + MARGIN_PX, text_top, lines[0], LABEL_COLOUR);
+    font::draw(sheet, left + MARGIN_PX, text_top + LINE_PX, lines[1], NAME_COLOUR);
 }
 
 /// The largest size within a tile that keeps the sides' ratio.

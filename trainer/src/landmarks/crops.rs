@@ -4,7 +4,7 @@
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use semblance_face::align::{resize_crop, sample};
-use semblance_face::landmarks::{LANDMARKS, TEMPLATE, five_points};
+use semblance_face::landmarks::{LANDMARKS, MIRROR, TEMPLATE, five_points};
 use semblance_face::{Frame, Point, Similarity};
 
 use super::net::SIDE_PX;
@@ -27,16 +27,6 @@ pub struct Crop {
     /// `x, y` of the landmarks in shares of the side from the crop's middle; `None` where no face is.
     pub target: Option<[f32; 2 * LANDMARKS]>,
 }
-
-/// iBUG landmark `i` of a face is landmark `MIRROR[i]` of its mirror image.
-pub const MIRROR: [usize; LANDMARKS] = [
-    16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, // jaw
-    26, 25, 24, 23, 22, 21, 20, 19, 18, 17, // brows
-    27, 28, 29, 30, 35, 34, 33, 32, 31, // nose
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40, // eyes
-    54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, // lips, outside
-    64, 63, 62, 61, 60, 67, 66, 65, // lips, inside
-];
 
 /// How a face lies in a crop of side 1 that its five points frame exactly.
 pub fn framing(points: &[Point; LANDMARKS]) -> Option<Similarity> {

@@ -16,7 +16,7 @@ use semblance_face::{Frame, Point};
 use semblance_synth::{RenderOptions, empty_scene};
 use tch::{Device, Kind, Tensor, nn};
 
-pub use crops::{Crop, Labelled, MIRROR, framing};
+pub use crops::{Crop, Labelled, framing};
 pub use net::{LandmarkNet, SIDE_PX};
 
 use crate::data::{mix, training_device};

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use crate::nets::{Backbone, Encoder, Precision, ProjectionHead};
-use crate::ntxent::{Contrast, Denominator, nt_xent};
+use super::{Contrast, Denominator, Objective, Views};
+use crate::nets::{Backbone, Encoder, Mlp, Precision};
+use crate::ntxent::nt_xent;
 
 /// Sizes and temperature of the contrast.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,7 +15,7 @@ pub struct Projection {
     pub hidden: i64,
     /// Values of the projection.
     pub out: i64,
-    /// NT-Xent's temperature.
+    /// The temperature (SSLFER 4.1: 0.07 for every method).
     pub temperature: f64,
     /// What NT-Xent's denominator sums.
     pub denominator: Denominator,
@@ -30,7 +31,7 @@ impl Default for Projection {
 #[derive(Debug)]
 pub struct SimClr {
     encoder: Encoder,
-    head: ProjectionHead,
+    head: Mlp,
     settings: Projection,
     precision: Precision,
 }
@@ -39,19 +40,39 @@ impl SimClr {
     /// Builds `encoder.*` and `projection.*` with fresh weights.
     pub fn new(root: &nn::Path<'_>, backbone: Backbone, settings: Projection, precision: Precision) -> Self {
         let encoder = backbone.build(&(root / "encoder"));
-        let embedding = backbone.embedding_size();
-        let hidden = if settings.hidden > 0 { settings.hidden } else { embedding };
-        let head = ProjectionHead::new(&(root / "projection"), embedding, hidden, settings.out);
+        let head = projection_head(&(root / "projection"), backbone, settings);
         Self { encoder, head, settings, precision }
     }
 
-    /// The contrast between two views of the same pictures, each normalised `[N,3,S,S]`. Both go through the encoder
-    /// as one batch, and share its batch statistics.
-    pub fn contrast(&self, first: &Tensor, second: &Tensor) -> Contrast {
-        let pairs = first.size()[0];
-        let embeddings = self.encoder.forward(&Tensor::cat(&[first, second], 0), true, self.precision);
-        let projections = self.head.forward(&embeddings);
-        let half = |start| projections.narrow(0, start, pairs);
-        nt_xent(&half(0), &half(pairs), self.settings.temperature, self.settings.denominator)
+    /// Projections of both views, `[N,out]` each. Both go through the encoder as one batch, and share its statistics.
+    pub(super) fn project(&self, views: &Views) -> (Tensor, Tensor) {
+        let pairs = views.first.size()[0];
+        let both = Tensor::cat(&[&views.first, &views.second], 0);
+        let projections = self.head.forward(&self.encoder.forward(&both, true, self.precision), true);
+        (projections.narrow(0, 0, pairs), projections.narrow(0, pairs, pairs))
+    }
+
+    pub(super) fn settings(&self) -> Projection {
+        self.settings
+    }
+}
+
+/// The projection head that SimCLR, SSLFER and MoCo v2 share.
+pub(super) fn projection_head(path: &nn::Path<'_>, backbone: Backbone, settings: Projection) -> Mlp {
+    let embedding = backbone.embedding_size();
+    let hidden = if settings.hidden > 0 { settings.hidden } else { embedding };
+    Mlp::projection(path, embedding, hidden, settings.out)
+}
+
+impl Objective for SimClr {
+    fn contrast(&mut self, views: &Views) -> Contrast {
+        let (first, second) = self.project(views);
+        nt_xent(&first, &second, self.settings.temperature, self.settings.denominator)
+    }
+
+    fn after_step(&mut self, _progress: f64) {}
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
     }
 }

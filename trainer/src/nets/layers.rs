@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use tch::{Kind, TchError, Tensor, nn, nn::Module, nn::ModuleT, no_grad};
+use tch::{Kind, TchError, Tensor, nn, nn::ModuleT, no_grad};
 
 use crate::export::{GraphWriter, Value};
 
@@ -216,6 +216,57 @@ impl Layer for BasicBlock {
     }
 }
 
+/// ResNet's bottleneck block (He et al. 2016): 1x1, 3x3 and 1x1 convolutions and a shortcut. The 3x3 takes the steps, as
+/// torchvision's does, not the first 1x1 of the paper.
+#[derive(Debug)]
+pub(super) struct Bottleneck {
+    reduce: ConvBn,
+    middle: ConvBn,
+    expand: ConvBn,
+    shortcut: Option<ConvBn>,
+}
+
+impl Bottleneck {
+    /// Output channels for each inner channel.
+    pub(super) const EXPANSION: i64 = 4;
+
+    pub(super) fn new(path: &nn::Path<'_>, c_in: i64, channels: i64, stride: i64) -> Self {
+        let c_out = channels * Self::EXPANSION;
+        Self {
+            reduce: ConvBn::new(&(path / "reduce"), c_in, channels, 1, 1),
+            middle: ConvBn::new(&(path / "middle"), channels, channels, 3, stride),
+            expand: ConvBn::new(&(path / "expand"), channels, c_out, 1, 1),
+            shortcut: (c_in != c_out || stride != 1)
+                .then(|| ConvBn::new(&(path / "shortcut"), c_in, c_out, 1, stride)),
+        }
+    }
+}
+
+impl Layer for Bottleneck {
+    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+        let y = self.reduce.forward(x, train).relu();
+        let y = self.expand.forward(&self.middle.forward(&y, train).relu(), train);
+        match &self.shortcut {
+            Some(shortcut) => (y + shortcut.forward(x, train)).relu(),
+            None => (y + x).relu(),
+        }
+    }
+
+    fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        let y = self.reduce.write(graph, x.clone())?;
+        let y = graph.relu(y);
+        let y = self.middle.write(graph, y)?;
+        let y = graph.relu(y);
+        let y = self.expand.write(graph, y)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.write(graph, x)?,
+            None => x,
+        };
+        let sum = graph.add(y, shortcut);
+        Ok(graph.relu(sum))
+    }
+}
+
 /// Max pooling, 3x3 in steps of 2.
 #[derive(Debug)]
 pub(super) struct MaxPool;
@@ -241,28 +292,5 @@ impl Layer for GlobalAvgPool {
 
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
         Ok(graph.global_average_pool(x))
-    }
-}
-
-/// SimCLR's projection head (Chen et al. 2020, section 4.2): linear, ReLU, linear. The loss sees its output; what is
-/// evaluated and exported is the embedding before it.
-#[derive(Debug)]
-pub struct ProjectionHead {
-    first: nn::Linear,
-    second: nn::Linear,
-}
-
-impl ProjectionHead {
-    /// `embedding -> hidden -> out`, with fresh weights.
-    pub fn new(path: &nn::Path<'_>, embedding: i64, hidden: i64, out: i64) -> Self {
-        Self {
-            first: nn::linear(path / "first", embedding, hidden, Default::default()),
-            second: nn::linear(path / "second", hidden, out, Default::default()),
-        }
-    }
-
-    /// Projects embeddings `[N,embedding]` to `[N,out]`.
-    pub fn forward(&self, embedding: &Tensor) -> Tensor {
-        self.second.forward(&self.first.forward(embedding).relu())
     }
 }

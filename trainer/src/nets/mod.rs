@@ -1,14 +1,15 @@
 //! Networks that turn face crops into embeddings, written so that each can also write itself as ONNX.
 
 mod edge;
+mod heads;
 mod layers;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, nn};
+use tch::{Kind, Tensor, nn};
 
-pub(crate) use layers::channels_last;
-pub use layers::{Layer, ProjectionHead, RepVgg, Stem};
+pub use heads::{After, Mlp};
+pub use layers::{Layer, RepVgg, Stem};
 
 use crate::export::{GraphWriter, Value};
 
@@ -22,6 +23,14 @@ pub enum Backbone {
     #[value(name = "resnet18")]
     #[serde(rename = "resnet18")]
     Resnet18,
+    /// ResNet-34 (He et al. 2016), 512 values.
+    #[value(name = "resnet34")]
+    #[serde(rename = "resnet34")]
+    Resnet34,
+    /// ResNet-50 (He et al. 2016), 2048 values.
+    #[value(name = "resnet50")]
+    #[serde(rename = "resnet50")]
+    Resnet50,
 }
 
 impl Backbone {
@@ -30,6 +39,8 @@ impl Backbone {
         match self {
             Self::Edge => "edge",
             Self::Resnet18 => "resnet18",
+            Self::Resnet34 => "resnet34",
+            Self::Resnet50 => "resnet50",
         }
     }
 
@@ -37,7 +48,8 @@ impl Backbone {
     pub const fn embedding_size(self) -> i64 {
         match self {
             Self::Edge => edge::EMBEDDING_SIZE,
-            Self::Resnet18 => resnet::EMBEDDING_SIZE,
+            Self::Resnet18 | Self::Resnet34 => resnet::BASIC_EMBEDDING,
+            Self::Resnet50 => resnet::BOTTLENECK_EMBEDDING,
         }
     }
 
@@ -45,7 +57,9 @@ impl Backbone {
     pub fn build(self, path: &nn::Path<'_>) -> Encoder {
         let layers = match self {
             Self::Edge => edge::layers(path),
-            Self::Resnet18 => resnet::resnet18(path),
+            Self::Resnet18 => resnet::basic(path, resnet::RESNET18),
+            Self::Resnet34 => resnet::basic(path, resnet::RESNET34),
+            Self::Resnet50 => resnet::bottleneck(path, resnet::RESNET50),
         };
         Encoder { backbone: self, layers }
     }
@@ -58,21 +72,22 @@ pub enum Precision {
     /// bf16 on GPUs and on CPUs that have instructions for it, else f32.
     #[default]
     Auto,
-    /// 32-bit floats.
+    /// 32-bit floats: the format of the weights.
     F32,
     /// bfloat16, with f32 master weights.
     Bf16,
 }
 
 impl Precision {
-    /// The kind of tensor that convolutions run on.
-    pub(crate) fn kind(self, device: Device) -> Kind {
+    /// `[N,C,H,W]` pictures as convolutions take them: in this format, channels innermost in memory.
+    pub(crate) fn convolvable(self, pictures: &Tensor) -> Tensor {
         let bf16 = match self {
-            Self::Auto => device.is_cuda() || cpu_has_bf16(),
+            Self::Auto => pictures.device().is_cuda() || cpu_has_bf16(),
             Self::F32 => false,
             Self::Bf16 => true,
         };
-        if bf16 { Kind::BFloat16 } else { Kind::Float }
+        let kind = if bf16 { Kind::BFloat16 } else { pictures.kind() };
+        layers::channels_last(&pictures.to_kind(kind))
     }
 }
 
@@ -102,8 +117,8 @@ impl Encoder {
     /// Embeds normalised crops; `train` uses (and updates) batch statistics in batch normalisation. Convolutions are
     /// computed in `precision`; weights, statistics and the embedding are f32 in any case.
     pub fn forward(&self, crops: &Tensor, train: bool, precision: Precision) -> Tensor {
-        let x = layers::channels_last(&crops.to_kind(precision.kind(crops.device())));
-        self.layers.iter().fold(x, |x, layer| layer.forward(&x, train)).to_kind(Kind::Float)
+        let x = precision.convolvable(crops);
+        self.layers.iter().fold(x, |x, layer| layer.forward(&x, train)).to_kind(crops.kind())
     }
 
     /// Writes the encoder's nodes, batch normalisation folded, and returns the embedding's name in the graph.
@@ -118,6 +133,7 @@ impl Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
 
     fn weights(backbone: Backbone) -> (nn::VarStore, Encoder, i64) {
         let vs = nn::VarStore::new(Device::Cpu);
@@ -127,16 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn resnet18_has_the_published_weights() {
-        // torchvision's resnet18 has 11,689,512 with its classifier of 512 x 1000 + 1000.
-        let (_vs, encoder, count) = weights(Backbone::Resnet18);
-        assert_eq!(count, 11_689_512 - 513_000);
-        let out = encoder.forward(
-            &Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)),
-            false,
-            Precision::F32,
-        );
-        assert_eq!(out.size(), [2, 512]);
+    fn resnets_have_the_published_weights_and_sizes() {
+        // torchvision's figures, less the classifier's 1000 rows and biases.
+        let published = [
+            (Backbone::Resnet18, 11_689_512, 512),
+            (Backbone::Resnet34, 21_797_672, 512),
+            (Backbone::Resnet50, 25_557_032, 2048),
+        ];
+        for (backbone, total, embedding) in published {
+            let (_vs, encoder, count) = weights(backbone);
+            assert_eq!(count, total - 1000 * (embedding + 1), "{backbone:?}");
+            let crops = Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu));
+            assert_eq!(encoder.forward(&crops, false, Precision::F32).size(), [2, embedding]);
+        }
     }
 
     #[test]

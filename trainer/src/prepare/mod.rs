@@ -141,7 +141,9 @@ fn drop_stored<T>(items: &mut Vec<T>, writer: &StoreWriter, video: impl Fn(&T) -
 }
 
 /// A JPEG of grey (`channels` 1) or RGB (3) pixels.
-pub(crate) fn encode_jpeg(
+/// # Errors
+/// Where the sizes do not fit the pixels.
+pub fn encode_jpeg(
     pixels: &[u8],
     width: u32,
     height: u32,

@@ -1,4 +1,8 @@
-//! Batches of pictures from a store, decoded on every core ahead of the training device.
+//! Batches of pictures from stores, decoded on every core ahead of the training device.
+
+mod clips;
+mod host;
+mod pairs;
 
 use crossbeam::channel::{Receiver, bounded};
 use rand::SeedableRng;
@@ -10,6 +14,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::augment::Landmarks;
 use crate::store::{Store, StoreError};
+
+pub use clips::{Clips, Law, Timing};
+pub use host::{BufferPool, HostBuffer};
+pub use pairs::{Cache, Pair, PairBatch, PairConfig, Paste, Pictures, Steps, prefetch_pairs};
 
 /// Batches that are decoded ahead.
 const AHEAD: usize = 3;
@@ -52,10 +60,15 @@ impl Batch {
 
     /// The pictures on `device`, `[N,3,S,S]` f32 in `[0,1]`.
     pub fn to_unit(&self, device: Device) -> Tensor {
-        let side = i64::from(self.side_px);
-        let interleaved = Tensor::from_slice(&self.crops).view([-1, side, side, 3]).to_device(device);
-        interleaved.permute([0, 3, 1, 2]).contiguous().to_kind(Kind::Float) / 255.0
+        to_unit(&Tensor::from_slice(&self.crops).to_device(device), self.side_px)
     }
+}
+
+/// Bytes of pictures, `S * S` RGB triples each, as `[N,3,S,S]` f32 in `[0,1]` on the device that they are on.
+fn to_unit(bytes: &Tensor, side_px: u32) -> Tensor {
+    let side = i64::from(side_px);
+    let planes = bytes.view([-1, side, side, 3]).permute([0, 3, 1, 2]);
+    planes.to_kind(Kind::Float).contiguous() / 255.0
 }
 
 /// Decodes batches on a thread of its own, a few ahead of whoever receives them. The thread ends when all are done, at
@@ -66,10 +79,19 @@ pub fn prefetch<'scope, 'env>(
     batches: impl Iterator<Item = Vec<usize>> + Send + 'scope,
     side_px: u32,
 ) -> Receiver<Result<Batch, StoreError>> {
+    ahead(scope, batches, move |indices| Batch::load(store, indices, side_px))
+}
+
+/// Loads what `draws` gives on a thread of its own, [`AHEAD`] before whoever receives it.
+fn ahead<'scope, D: 'scope, B: Send + 'scope, E: Send + 'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    draws: impl Iterator<Item = D> + Send + 'scope,
+    load: impl Fn(D) -> Result<B, E> + Send + 'scope,
+) -> Receiver<Result<B, E>> {
     let (sender, receiver) = bounded(AHEAD);
     scope.spawn(move || {
-        for indices in batches {
-            let batch = Batch::load(store, indices, side_px);
+        for draw in draws {
+            let batch = load(draw);
             let failed = batch.is_err();
             if sender.send(batch).is_err() || failed {
                 break;

@@ -1,0 +1,113 @@
+//! BYOL (Grill et al. 2020).
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn, no_grad};
+
+use super::momentum::Follower;
+use super::{Contrast, Objective, Views, retrieval_top1};
+use crate::nets::{After, Backbone, Encoder, Mlp, Precision};
+use crate::ntxent::unit_rows;
+
+/// Heads and target; the defaults are the paper's (section 3.3).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ByolConfig {
+    /// Values of the hidden layers of projector and predictor.
+    pub hidden: i64,
+    /// Values of the projection.
+    pub out: i64,
+    /// Momentum of the target at the start; it rises to 1 along a cosine.
+    pub momentum: f64,
+}
+
+impl Default for ByolConfig {
+    fn default() -> Self {
+        Self { hidden: 4096, out: 256, momentum: 0.996 }
+    }
+}
+
+impl ByolConfig {
+    /// The target's momentum when `progress` of the run is done: `1 - (1 - base) (cos(pi progress) + 1) / 2`.
+    pub fn momentum_at(&self, progress: f64) -> f64 {
+        1.0 - (1.0 - self.momentum) * ((std::f64::consts::PI * progress).cos() + 1.0) / 2.0
+    }
+}
+
+/// Online encoder, projector and predictor, and the target that the first two are followed by.
+#[derive(Debug)]
+pub struct Byol {
+    encoder: Encoder,
+    projector: Mlp,
+    predictor: Mlp,
+    target_encoder: Encoder,
+    target_projector: Mlp,
+    target: Follower,
+    config: ByolConfig,
+    precision: Precision,
+}
+
+impl Byol {
+    /// Builds `encoder.*`, `projection.*`, `predictor.*`, `target.encoder.*` and `target.projection.*`.
+    pub fn new(vs: &nn::VarStore, backbone: Backbone, config: ByolConfig, precision: Precision) -> Self {
+        let root = vs.root();
+        let layers = [(config.hidden, After::NormRelu), (config.out, After::Nothing)];
+        let projector = |path: nn::Path<'_>| Mlp::new(&path, backbone.embedding_size(), &layers);
+        let encoder = backbone.build(&(&root / "encoder"));
+        let online = projector(&root / "projection");
+        let predictor = Mlp::new(&(&root / "predictor"), config.out, &layers);
+        let target_encoder = backbone.build(&(&root / "target" / "encoder"));
+        let target_projector = projector(&root / "target" / "projection");
+        let mut target = Follower::new(vs, "encoder.", "target.encoder.");
+        target.join(Follower::new(vs, "projection.", "target.projection."));
+        Self {
+            encoder,
+            projector: online,
+            predictor,
+            target_encoder,
+            target_projector,
+            target,
+            config,
+            precision,
+        }
+    }
+
+    /// What the target says of second and first views, `[2N,out]`, rows of length 1, without gradient: what the
+    /// predictions of first and second views are held against.
+    pub(super) fn targets(&self, views: &Views) -> Tensor {
+        no_grad(|| {
+            let project = |view: &Tensor| {
+                let embeddings = self.target_encoder.forward(view, true, self.precision);
+                unit_rows(&self.target_projector.forward(&embeddings, true))
+            };
+            Tensor::cat(&[project(&views.second), project(&views.first)], 0)
+        })
+    }
+
+    /// The loss given the targets (the paper's equation 2, for both views): `2 - 2 cos` summed over the two directions.
+    pub(super) fn contrast_with(&self, views: &Views, targets: &Tensor) -> Contrast {
+        let predict = |view: &Tensor| {
+            let embeddings = self.encoder.forward(view, true, self.precision);
+            let projections = self.projector.forward(&embeddings, true);
+            unit_rows(&self.predictor.forward(&projections, true))
+        };
+        let predictions = Tensor::cat(&[predict(&views.first), predict(&views.second)], 0);
+        let cosine = (&predictions * targets).sum_dim_intlist([1].as_slice(), false, None);
+        let pairs = views.first.size()[0];
+        let top1 = retrieval_top1(&predictions.narrow(0, 0, pairs), &targets.narrow(0, 0, pairs));
+        Contrast { loss: (cosine * -2.0 + 2.0).mean(None) * 2.0, top1 }
+    }
+}
+
+impl Objective for Byol {
+    fn contrast(&mut self, views: &Views) -> Contrast {
+        self.contrast_with(views, &self.targets(views))
+    }
+
+    fn after_step(&mut self, progress: f64) {
+        self.target.follow(self.config.momentum_at(progress));
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+}

@@ -1,0 +1,145 @@
+//! MoCo v2 (He et al. 2020; Chen, Fan, Girshick & He 2020).
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, nn, no_grad};
+
+use super::momentum::Follower;
+use super::simclr::projection_head;
+use super::{Contrast, Objective, Projection, Views};
+use crate::nets::{Backbone, Encoder, Mlp, Precision};
+use crate::ntxent::unit_rows;
+
+/// Queue and momentum; the defaults are the paper's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MocoConfig {
+    /// Keys of earlier steps that repel. It should be well below the number of training pictures, or a picture meets
+    /// itself among its negatives.
+    pub queue: i64,
+    /// Momentum of the key encoder.
+    pub momentum: f64,
+}
+
+impl Default for MocoConfig {
+    fn default() -> Self {
+        Self { queue: 65_536, momentum: 0.999 }
+    }
+}
+
+/// Query encoder and head, their slowly moving copies, and a queue of keys.
+#[derive(Debug)]
+pub struct Moco {
+    encoder: Encoder,
+    head: Mlp,
+    key_encoder: Encoder,
+    key_head: Mlp,
+    keys: Follower,
+    /// `[queue,out]`, rows of length 1; the oldest is at `place`.
+    queue: Tensor,
+    /// `[1]`: a number, kept as a tensor so that checkpoints hold it.
+    place: Tensor,
+    /// Keys of this step, which join the queue when it ends.
+    fresh: Option<Tensor>,
+    settings: Projection,
+    momentum: f64,
+    precision: Precision,
+}
+
+impl Moco {
+    /// Builds `encoder.*`, `projection.*`, `key.encoder.*`, `key.projection.*`, `queue` and `place`. The queue starts
+    /// with random keys, as the authors have it.
+    pub fn new(
+        vs: &nn::VarStore,
+        backbone: Backbone,
+        settings: Projection,
+        config: MocoConfig,
+        precision: Precision,
+    ) -> Self {
+        let root = vs.root();
+        let encoder = backbone.build(&(&root / "encoder"));
+        let head = projection_head(&(&root / "projection"), backbone, settings);
+        let key_encoder = backbone.build(&(&root / "key" / "encoder"));
+        let key_head = projection_head(&(&root / "key" / "projection"), backbone, settings);
+        let mut encoder_keys = Follower::new(vs, "encoder.", "key.encoder.");
+        encoder_keys.join(Follower::new(vs, "projection.", "key.projection."));
+        let mut queue = root.zeros_no_train("queue", &[config.queue, settings.out]);
+        let random = Tensor::randn([config.queue, settings.out], (Kind::Float, vs.device()));
+        no_grad(|| queue.copy_(&unit_rows(&random)));
+        let place = root.zeros_no_train("place", &[1]);
+        Self {
+            encoder,
+            head,
+            key_encoder,
+            key_head,
+            keys: encoder_keys,
+            queue,
+            place,
+            fresh: None,
+            settings,
+            momentum: config.momentum,
+            precision,
+        }
+    }
+
+    /// Keys of the second views, `[N,out]`, rows of length 1, without gradient.
+    pub(super) fn keys(&self, views: &Views) -> Tensor {
+        no_grad(|| {
+            let embeddings = self.key_encoder.forward(&views.second, true, self.precision);
+            unit_rows(&self.key_head.forward(&embeddings, true))
+        })
+    }
+
+    /// Queries of the first views, `[N,out]`, rows of length 1.
+    pub(super) fn queries(&self, views: &Views) -> Tensor {
+        let embeddings = self.encoder.forward(&views.first, true, self.precision);
+        unit_rows(&self.head.forward(&embeddings, true))
+    }
+
+    /// The loss of the first views as queries, given the keys of the second (He et al. 2020, equation 1).
+    pub(super) fn contrast_with(&self, views: &Views, keys: &Tensor) -> Contrast {
+        let queries = self.queries(views);
+        let positive = (&queries * keys).sum_dim_intlist([1].as_slice(), true, None);
+        // A copy, because the queue changes before the gradient has been taken in accumulated steps.
+        let negatives = queries.matmul(&self.queue.copy().tr());
+        let hardest = negatives.detach().amax([1].as_slice(), true);
+        let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
+        let logits = Tensor::cat(&[&positive, &negatives], 1) / self.settings.temperature;
+        let losses = logits.logsumexp([1].as_slice(), true) - positive / self.settings.temperature;
+        Contrast { loss: losses.mean(None), top1 }
+    }
+
+    /// Puts keys in the place of the oldest.
+    pub(super) fn enqueue(&mut self, keys: &Tensor) {
+        let length = self.queue.size()[0];
+        let start = self.place.double_value(&[0]) as i64;
+        let count = keys.size()[0].min(length);
+        let rows = (Tensor::arange(count, (Kind::Int64, self.queue.device())) + start).remainder(length);
+        no_grad(|| {
+            let _ = self.queue.index_copy_(0, &rows, &keys.narrow(0, 0, count).to_kind(self.queue.kind()));
+            let _ = self.place.fill_(((start + count) % length) as f64);
+        });
+    }
+}
+
+impl Objective for Moco {
+    fn contrast(&mut self, views: &Views) -> Contrast {
+        let keys = self.keys(views);
+        let contrast = self.contrast_with(views, &keys);
+        self.fresh = Some(match self.fresh.take() {
+            Some(earlier) => Tensor::cat(&[earlier, keys], 0),
+            None => keys,
+        });
+        contrast
+    }
+
+    fn after_step(&mut self, _progress: f64) {
+        self.keys.follow(self.momentum);
+        if let Some(keys) = self.fresh.take() {
+            self.enqueue(&keys);
+        }
+    }
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+}

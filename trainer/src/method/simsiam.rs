@@ -1,0 +1,76 @@
+//! SimSiam (Chen & He 2021).
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+
+use super::{Contrast, Objective, Views, retrieval_top1};
+use crate::nets::{After, Backbone, Encoder, Mlp, Precision};
+use crate::ntxent::unit_rows;
+
+/// Heads; the defaults are the paper's (section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimSiamConfig {
+    /// Values of the projector's layers, hidden and last.
+    pub out: i64,
+    /// Values of the predictor's hidden layer.
+    pub bottleneck: i64,
+}
+
+impl Default for SimSiamConfig {
+    fn default() -> Self {
+        Self { out: 2048, bottleneck: 512 }
+    }
+}
+
+/// Encoder, projector and predictor.
+#[derive(Debug)]
+pub struct SimSiam {
+    encoder: Encoder,
+    projector: Mlp,
+    predictor: Mlp,
+    precision: Precision,
+}
+
+impl SimSiam {
+    /// Builds `encoder.*`, `projection.*` and `predictor.*`.
+    pub fn new(root: &nn::Path<'_>, backbone: Backbone, config: SimSiamConfig, precision: Precision) -> Self {
+        let SimSiamConfig { out, bottleneck } = config;
+        let encoder = backbone.build(&(root / "encoder"));
+        let layers = [(out, After::NormRelu), (out, After::NormRelu), (out, After::PlainNorm)];
+        let projector = Mlp::new(&(root / "projection"), backbone.embedding_size(), &layers);
+        let predictor =
+            Mlp::new(&(root / "predictor"), out, &[(bottleneck, After::NormRelu), (out, After::Nothing)]);
+        Self { encoder, projector, predictor, precision }
+    }
+
+    /// Projections of first and second views.
+    pub(super) fn project(&self, views: &Views) -> [Tensor; 2] {
+        [&views.first, &views.second]
+            .map(|view| self.projector.forward(&self.encoder.forward(view, true, self.precision), true))
+    }
+
+    /// Negative cosine between each view's prediction and the other's target, averaged (algorithm 1 of the paper).
+    pub(super) fn contrast_with(&self, projections: &[Tensor; 2], targets: &[Tensor; 2]) -> Contrast {
+        let predict = |projection: &Tensor| unit_rows(&self.predictor.forward(projection, true));
+        let (first, second) = (predict(&projections[0]), predict(&projections[1]));
+        let targets = targets.each_ref().map(unit_rows);
+        let cosine = |a: &Tensor, b: &Tensor| (a * b).sum_dim_intlist([1].as_slice(), false, None).mean(None);
+        let loss = (cosine(&first, &targets[1]) + cosine(&second, &targets[0])) * -0.5;
+        Contrast { loss, top1: retrieval_top1(&first, &targets[1]) }
+    }
+}
+
+impl Objective for SimSiam {
+    fn contrast(&mut self, views: &Views) -> Contrast {
+        let projections = self.project(views);
+        let targets = projections.each_ref().map(Tensor::detach);
+        self.contrast_with(&projections, &targets)
+    }
+
+    fn after_step(&mut self, _progress: f64) {}
+
+    fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+}

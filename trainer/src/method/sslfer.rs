@@ -1,0 +1,102 @@
+//! SSLFER (Shu et al. 2022): SimCLR whose pairs are drawn by TimeAug, HardNeg and FaceSwap ([`crate::data::PairConfig`])
+//! and whose false negatives are cancelled by MaskFN.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, nn};
+
+use super::{Contrast, Objective, Projection, SimClr, Views};
+use crate::descriptor::Descriptor;
+use crate::nets::{Backbone, Encoder, Precision};
+use crate::ntxent::{FalseNegatives, nt_xent_cancelling};
+
+/// False-negative cancellation (section 3.4).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaskFn {
+    /// Views a batch that become further positives of an anchor, N_FN; 0 for none.
+    pub count: i64,
+    /// Weight of their loss. The paper has 1/2, its authors' code 0.8.
+    pub weight: f64,
+    /// ResNet-18's ImageNet weights, a safetensors file with torchvision's names, for the paper's descriptor of eyes
+    /// and mouth; empty for histograms of oriented gradients.
+    pub weights: PathBuf,
+}
+
+impl Default for MaskFn {
+    fn default() -> Self {
+        Self { count: 0, weight: 0.5, weights: PathBuf::new() }
+    }
+}
+
+/// SimCLR with MaskFN.
+#[derive(Debug)]
+pub struct Sslfer {
+    contrast: SimClr,
+    mask_fn: MaskFn,
+    descriptor: Descriptor,
+}
+
+impl Sslfer {
+    /// Builds `encoder.*` and `projection.*` with fresh weights, and reads the descriptor's.
+    ///
+    /// # Errors
+    /// Names the file of descriptor weights that cannot be read.
+    pub fn new(
+        root: &nn::Path<'_>,
+        backbone: Backbone,
+        settings: Projection,
+        mask_fn: MaskFn,
+        precision: Precision,
+    ) -> anyhow::Result<Self> {
+        let weights = (!mask_fn.weights.as_os_str().is_empty()).then_some(mask_fn.weights.as_path());
+        let descriptor = Descriptor::open(weights, root.device())?;
+        Ok(Self { contrast: SimClr::new(root, backbone, settings, precision), mask_fn, descriptor })
+    }
+}
+
+/// The `count` views that look most like each anchor, `[2N,count]`, by the cosine of `descriptors` `[2N,D]`, whose rows
+/// have length 1, or 0 where nothing is known. Neither the anchor's pair nor that pair's hard negatives are chosen;
+/// `quadruples` `[N]` tells them. `None` where a batch is too small.
+pub(super) fn false_negatives(
+    descriptors: &Tensor,
+    quadruples: &Tensor,
+    count: i64,
+    weight: f64,
+) -> Option<FalseNegatives> {
+    if count < 1 {
+        return None;
+    }
+    let quadruple = Tensor::cat(&[quadruples, quadruples], 0);
+    let related = quadruple.unsqueeze(1).eq_tensor(&quadruple.unsqueeze(0));
+    let described = descriptors.square().sum_dim_intlist([1].as_slice(), false, Kind::Float).gt(0.0);
+    let eligible = related.logical_not().logical_and(&described.unsqueeze(0));
+    let similarity =
+        descriptors.matmul(&descriptors.tr()).masked_fill(&eligible.logical_not(), f64::NEG_INFINITY);
+    if similarity.size()[0] <= count {
+        return None;
+    }
+    let (values, rows) = similarity.topk(count, 1, true, true);
+    let known = values.isfinite().all_dim(1, false).logical_and(&described);
+    Some(FalseNegatives { rows, known, weight })
+}
+
+impl Objective for Sslfer {
+    fn contrast(&mut self, views: &Views) -> Contrast {
+        let (first, second) = self.contrast.project(views);
+        let MaskFn { count, weight, .. } = self.mask_fn;
+        let chosen = (count > 0).then(|| {
+            let descriptors = self.descriptor.describe(&views.pictures, &views.landmarks);
+            false_negatives(&descriptors, &views.quadruples, count, weight)
+        });
+        let Projection { temperature, denominator, .. } = self.contrast.settings();
+        nt_xent_cancelling(&first, &second, temperature, denominator, chosen.flatten().as_ref())
+    }
+
+    fn after_step(&mut self, _progress: f64) {}
+
+    fn encoder(&self) -> &Encoder {
+        self.contrast.encoder()
+    }
+}

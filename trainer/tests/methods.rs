@@ -1,0 +1,152 @@
+//! Every pretraining method, run for a few steps: what is interrupted at every step ends as what was not.
+//!
+//! One test, because weights are drawn from libtorch's only generator.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use semblance_synth::{ClipSource, RenderOptions};
+use semblance_trainer::checkpoint::Checkpoint;
+use semblance_trainer::data::{Clips, PairConfig};
+use semblance_trainer::eval::Loaded;
+use semblance_trainer::method::{ByolConfig, MaskFn, Method, MocoConfig, SimSiamConfig};
+use semblance_trainer::optim::Rule;
+use semblance_trainer::prepare::encode_jpeg;
+use semblance_trainer::pretrain::{OnlineProbe, PretrainConfig, StepMetrics, pretrain};
+use semblance_trainer::store::{Provenance, Sample, Split, Store, StoreWriter};
+use tch::Tensor;
+
+const SIDE_PX: u32 = 48;
+
+/// Four people, 12 frames each at 2 frames a second; the last one is for validation.
+fn write_store(dir: &Path) {
+    let mut writer = StoreWriter::create(dir).unwrap();
+    for person in 0..4 {
+        let options = RenderOptions { fps: 2.0, ..RenderOptions::crop(SIDE_PX) };
+        let mut source = ClipSource::new(1, person, options).unwrap();
+        writer.begin_video(&format!("p{person}"), "clip");
+        for _ in 0..12 {
+            let (frame, labels) = source.next_frame().unwrap();
+            let jpeg = encode_jpeg(frame.rgb(), SIDE_PX, SIDE_PX, 3, 90).unwrap();
+            let mut landmarks = [0.0; 136];
+            for (shares, point) in landmarks.chunks_exact_mut(2).zip(&labels.landmarks) {
+                shares.copy_from_slice(&[point.x / SIDE_PX as f32, point.y / SIDE_PX as f32]);
+            }
+            let split = if person == 3 { Split::Val } else { Split::Train };
+            let sample = Sample {
+                expression: Some(labels.expression),
+                landmarks: Some(landmarks),
+                ..Sample::unlabelled(labels.t_secs, split)
+            };
+            writer.push(&jpeg, &sample).unwrap();
+        }
+    }
+    writer.commit(Provenance::default()).unwrap();
+}
+
+fn configs() -> Vec<PretrainConfig> {
+    let base = PretrainConfig {
+        side_px: 32,
+        batch: 8,
+        epochs: 2,
+        cosine_from_epoch: 1,
+        lr: 1e-3,
+        ema: 0.5,
+        moco: MocoConfig { queue: 20, ..MocoConfig::default() },
+        byol: ByolConfig { hidden: 32, out: 16, ..ByolConfig::default() },
+        simsiam: SimSiamConfig { out: 32, bottleneck: 16 },
+        ..PretrainConfig::default()
+    };
+    let pairs = PairConfig { time_aug: true, hard_neg: true, face_swap: true, ..PairConfig::default() };
+    let mask_fn = MaskFn { count: 1, ..MaskFn::default() };
+    let with = |method, optimizer| PretrainConfig { method, optimizer, ..base.clone() };
+    vec![
+        with(Method::SimClr, Rule::AdamW),
+        with(Method::Moco, Rule::Sgd),
+        with(Method::Byol, Rule::Lars),
+        with(Method::SimSiam, Rule::Sgd),
+        PretrainConfig { pairs, mask_fn, accumulate: 2, ..with(Method::Sslfer, Rule::Adam) },
+    ]
+}
+
+fn metrics(out: &Path) -> Vec<StepMetrics> {
+    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_run_that_is_stopped_after_every_step_ends_as_one_that_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("store");
+    write_store(&data);
+    let clips =
+        |config: &PretrainConfig| Clips::open(std::slice::from_ref(&data), config.pairs.timing).unwrap();
+    for config in configs() {
+        let name = config.method.name();
+        let (whole, broken) =
+            (dir.path().join(format!("{name}-whole")), dir.path().join(format!("{name}-broken")));
+        let run = |out: &Path, resume, stop| {
+            pretrain(&config, clips(&config), out, resume, None, &AtomicBool::new(stop)).unwrap();
+        };
+        run(&whole, false, false);
+        run(&broken, false, true);
+        while metrics(&broken).len() < 8 {
+            run(&broken, true, true);
+        }
+        let (whole_steps, broken_steps) = (metrics(&whole), metrics(&broken));
+        assert_eq!(
+            (whole_steps.len(), broken_steps.len()),
+            (8, 8),
+            "{name}: 36 pictures, 8 a step, 2 epochs"
+        );
+        for (a, b) in whole_steps.iter().zip(&broken_steps) {
+            assert_eq!((a.step, a.epoch, a.lr), (b.step, b.epoch, b.lr), "{name}");
+            assert!((a.loss - b.loss).abs() < 1e-5 * a.loss.abs().max(1.0), "{name}: {a:?} {b:?}");
+        }
+        let (a, b) = (load(&whole), load(&broken));
+        for (weight, other) in a.iter().zip(&b) {
+            let difference = (weight - other).abs().max().double_value(&[]);
+            assert!(difference < 1e-4, "{name}: averaged weights differ by {difference}");
+        }
+    }
+    the_average_is_what_is_evaluated(&dir.path().join("simclr-whole"));
+    labels_judge_and_do_not_train(&data, dir.path());
+}
+
+fn load(run: &Path) -> Vec<Tensor> {
+    let loaded = Loaded::from_checkpoint(&Checkpoint::load(run).unwrap()).unwrap();
+    let mut variables: Vec<_> = loaded.vs.variables().into_iter().collect();
+    variables.sort_by(|a, b| a.0.cmp(&b.0));
+    variables.into_iter().map(|(_, tensor)| tensor).collect()
+}
+
+fn the_average_is_what_is_evaluated(run: &Path) {
+    let checkpoint: Checkpoint = Checkpoint::load(run).unwrap();
+    let loaded = Loaded::from_checkpoint(&checkpoint).unwrap();
+    let name = "encoder.stem.conv.weight";
+    let ours = loaded.vs.variables()[name].shallow_clone();
+    let distance = |other: &Tensor| (&ours - other).abs().max().double_value(&[]);
+    assert_eq!(distance(&checkpoint.average(name).unwrap()), 0.0);
+    assert!(distance(&checkpoint.tensor(&format!("model.{name}")).unwrap()) > 0.0);
+}
+
+/// A run with a probe has the losses of one without.
+fn labels_judge_and_do_not_train(data: &Path, dir: &Path) {
+    let config = configs().remove(0);
+    let out = dir.join("probed");
+    let probe = OnlineProbe::new(Store::open(data).unwrap(), 0).unwrap();
+    let clips = Clips::open(&[data.to_owned()], config.pairs.timing).unwrap();
+    pretrain(&config, clips, &out, false, Some((probe, 1)), &AtomicBool::new(false)).unwrap();
+    for (a, b) in metrics(&out).iter().zip(&metrics(&dir.join("simclr-whole"))) {
+        assert!((a.loss - b.loss).abs() < 1e-5 * a.loss.abs(), "{a:?} {b:?}");
+    }
+    let events = fs::read_dir(&out).unwrap().filter_map(Result::ok).map(|e| e.path());
+    let events: Vec<_> = events.filter(|p| p.to_string_lossy().contains("tfevents")).collect();
+    assert_eq!(events.len(), 1);
+    let bytes = fs::read(&events[0]).unwrap();
+    let has = |tag: &str| bytes.windows(tag.len()).any(|w| w == tag.as_bytes());
+    assert!(has("online/knn_accuracy") && has("online/linear_probe_accuracy") && has("train/loss"));
+}
