@@ -8,6 +8,7 @@ pub mod config;
 pub mod cuda;
 pub mod data;
 pub mod descriptor;
+pub mod distributed;
 pub mod eval;
 pub mod export;
 pub mod facecheck;
