@@ -15,7 +15,7 @@ use semblance_trainer::checkpoint::{self, Checkpoint, Meta, floats, model_tensor
 use semblance_trainer::data::normalise;
 use semblance_trainer::eval::Loaded;
 use semblance_trainer::export::export;
-use semblance_trainer::nets::{Backbone, Precision};
+use semblance_trainer::nets::{Backbone, Phase, Precision};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
 const LABELS: [&str; 3] = ["neutral", "happy", "sad"];
@@ -28,7 +28,7 @@ fn write_run(dir: &Path) -> Checkpoint {
     let _ = no_grad(|| head.bs.unwrap().uniform_(-1.0, 1.0));
     for _ in 0..5 {
         let crops = Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu));
-        let _ = no_grad(|| loaded.encoder.forward(&crops, true, Precision::F32));
+        let _ = no_grad(|| loaded.encoder.forward(&crops, Phase::ALONE, Precision::F32));
     }
     let meta = Meta {
         format: checkpoint::FORMAT,
@@ -68,7 +68,7 @@ fn trainers_view(checkpoint: &Checkpoint, loaded: &Loaded, crop: &[u8]) -> (Vec<
     let picture =
         Tensor::from_slice(crop).view([1, 64, 64, 3]).permute([0, 3, 1, 2]).to_kind(Kind::Float) / 255.0;
     let embedding = no_grad(|| {
-        loaded.encoder.forward(&normalise(&picture, loaded.mean, loaded.std), false, Precision::F32)
+        loaded.encoder.forward(&normalise(&picture, loaded.mean, loaded.std), Phase::Eval, Precision::F32)
     });
     let (weight, bias) = ("model.head.weight", "model.head.bias");
     let logits =

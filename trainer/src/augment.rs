@@ -1,13 +1,13 @@
 //! The spatial augmentation of SSLFER 4.1 (and PCL's Sobel filter), batched on the training device.
 //!
-//! Every picture of a batch gets draws of its own. The draws are made on the host from the batch's own seed, so that
-//! a run that is resumed sees the same views, on any device.
+//! Every picture of a batch gets draws of its own. The draws are made on the host from the picture's own seed, so that
+//! a run that is resumed, or that several processes share, sees the same views, on any device.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use semblance_face::landmarks::MIRROR;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 /// What is drawn, and how strongly. The defaults are SSLFER's (section 4.1 and its authors' settings).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -110,9 +110,9 @@ pub fn augment(
     landmarks: &[Landmarks],
     config: &AugmentConfig,
     side_px: i64,
-    seed: u64,
+    seeds: &[u64],
 ) -> Tensor {
-    augment_with_landmarks(pictures, landmarks, config, side_px, seed).0
+    augment_with_landmarks(pictures, landmarks, config, side_px, seeds).0
 }
 
 /// [`augment`], and where the landmarks lie in each view: they follow crop and flip, and may come to lie outside.
@@ -121,31 +121,52 @@ pub fn augment_with_landmarks(
     landmarks: &[Landmarks],
     config: &AugmentConfig,
     side_px: i64,
-    seed: u64,
+    seeds: &[u64],
 ) -> (Tensor, Vec<Landmarks>) {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let count = pictures.size()[0] as usize;
     let device = pictures.device();
-    let masked = mask(pictures, landmarks, config, &mut rng);
-    let crops: Vec<Crop> = (0..count).map(|_| Crop::draw(config, &mut rng)).collect();
-    let moved = crops.iter().zip(landmarks).map(|(crop, l)| l.as_ref().map(|l| crop.follow(l))).collect();
-    let coloured = jitter(&crop(&masked, &crops, side_px), config, count, &mut rng);
-    let sigmas = (0..count).map(|_| {
-        let sigma = rng.random_range(MIN_SIGMA..MAX_SIGMA);
-        if rng.random_bool(config.blur_p) { sigma } else { 0.0 }
-    });
-    let sigmas: Vec<f64> = sigmas.collect();
-    let blurred = if config.blur_p == 0.0 || config.blur_kernel == 1 {
+    let draws: Vec<Draw> = seeds.iter().map(|&seed| Draw::new(config, seed)).collect();
+    let masked = mask(pictures, landmarks, &draws);
+    let moved = draws.iter().zip(landmarks).map(|(d, l)| l.as_ref().map(|l| d.crop.follow(l))).collect();
+    let coloured = recolour(&crop(&masked, &draws, side_px), &draws);
+    let blurred = if draws.iter().all(|draw| draw.sigma == 0.0) || config.blur_kernel == 1 {
         coloured
     } else {
-        blur(&coloured, &sigmas, config.blur_kernel, device)
+        blur(&coloured, &draws, config.blur_kernel)
     };
-    let filtered: Vec<bool> = (0..count).map(|_| rng.random_bool(config.sobel_p)).collect();
+    let filtered: Vec<bool> = draws.iter().map(|draw| draw.sobel).collect();
     if !filtered.contains(&true) {
         return (blurred, moved);
     }
     let filtered = Tensor::from_slice(&filtered).to_device(device).view([-1, 1, 1, 1]);
     (sobel(&blurred).where_self(&filtered, &blurred), moved)
+}
+
+/// What is done to one picture.
+#[derive(Clone, Debug)]
+struct Draw {
+    /// The region that is masked, where one is.
+    masked: Option<std::ops::Range<usize>>,
+    crop: Crop,
+    /// Factor on what deviates from the mean luma.
+    contrast: f64,
+    /// What then becomes of a colour.
+    colours: Matrix,
+    /// Deviation of the blur in pixels; 0 for none.
+    sigma: f64,
+    sobel: bool,
+}
+
+impl Draw {
+    fn new(config: &AugmentConfig, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let region = if rng.random_bool(0.5) { EYES } else { MOUTH };
+        let masked = rng.random_bool(config.mask_p).then_some(region);
+        let crop = Crop::draw(config, &mut rng);
+        let (contrast, colours) = draw_colours(config, &mut rng);
+        let sigma = rng.random_range(MIN_SIGMA..MAX_SIGMA);
+        let sigma = if rng.random_bool(config.blur_p) { sigma } else { 0.0 };
+        Self { masked, crop, contrast, colours, sigma, sobel: rng.random_bool(config.sobel_p) }
+    }
 }
 
 /// Magnitude of the gradient of each channel by Sobel's filters, edges replicated; at most `sqrt(1/2)` for values in
@@ -163,16 +184,12 @@ fn sobel(pictures: &Tensor) -> Tensor {
 }
 
 /// Fills an ellipse over the eyes or the mouth with the picture's mean colour.
-fn mask(pictures: &Tensor, landmarks: &[Landmarks], config: &AugmentConfig, rng: &mut impl Rng) -> Tensor {
-    let mut ellipses = Vec::new();
-    for entry in landmarks {
-        let masked = rng.random_bool(config.mask_p);
-        let region = if rng.random_bool(0.5) { EYES } else { MOUTH };
-        ellipses.push(match entry {
-            Some(points) if masked => ellipse_over(&points[2 * region.start..2 * region.end]),
-            _ => [0.0, 0.0, 0.0, 0.0],
-        });
-    }
+fn mask(pictures: &Tensor, landmarks: &[Landmarks], draws: &[Draw]) -> Tensor {
+    let ellipse = |(landmarks, draw): (&Landmarks, &Draw)| match (landmarks, &draw.masked) {
+        (Some(points), Some(region)) => ellipse_over(&points[2 * region.start..2 * region.end]),
+        _ => [0.0; 4],
+    };
+    let ellipses: Vec<_> = landmarks.iter().zip(draws).map(ellipse).collect();
     if ellipses.iter().all(|e| e[2] == 0.0) {
         return pictures.shallow_clone();
     }
@@ -241,10 +258,10 @@ impl Crop {
 }
 
 /// Each picture's crop, resampled to `side_px` by bilinear interpolation.
-fn crop(pictures: &Tensor, crops: &[Crop], side_px: i64) -> Tensor {
-    let theta: Vec<f32> = crops.iter().flat_map(Crop::theta).collect();
+fn crop(pictures: &Tensor, draws: &[Draw], side_px: i64) -> Tensor {
+    let theta: Vec<f32> = draws.iter().flat_map(|draw| draw.crop.theta()).collect();
     let theta = Tensor::from_slice(&theta).view([-1, 2, 3]).to_device(pictures.device());
-    let grid = Tensor::affine_grid_generator(&theta, [crops.len() as i64, 3, side_px, side_px], false);
+    let grid = Tensor::affine_grid_generator(&theta, [draws.len() as i64, 3, side_px, side_px], false);
     const BILINEAR: i64 = 0;
     const BORDER: i64 = 1;
     pictures.grid_sampler_2d(&grid, BILINEAR, BORDER, false)
@@ -274,24 +291,26 @@ fn hue(turns: f64) -> Matrix {
     [[same, right, left], [left, same, right], [right, left, same]]
 }
 
-/// Contrast about the mean luma, then brightness, saturation, hue and grey as one matrix.
-fn jitter(pictures: &Tensor, config: &AugmentConfig, count: usize, rng: &mut impl Rng) -> Tensor {
-    let mut matrices = Vec::with_capacity(count * 9);
-    let mut contrasts = Vec::with_capacity(count);
-    for _ in 0..count {
-        let mut around = |spread: f64| {
-            if spread > 0.0 { rng.random_range(-spread..=spread) } else { 0.0 }
-        };
-        let draws = [config.brightness, config.contrast, config.saturation, config.hue].map(&mut around);
-        let [brightness, contrast, colour, turn] =
-            if rng.random_bool(config.jitter_p) { draws } else { [0.0; 4] };
-        let mut matrix = product(&hue(turn), &saturation(1.0 + colour));
-        if rng.random_bool(config.grey_p) {
-            matrix = product(&saturation(0.0), &matrix);
-        }
-        matrices.extend(matrix.as_flattened().iter().map(|v| (v * (1.0 + brightness)) as f32));
-        contrasts.push((1.0 + contrast) as f32);
+/// The factor of the contrast, and brightness, saturation, hue and grey as one matrix.
+fn draw_colours(config: &AugmentConfig, rng: &mut impl Rng) -> (f64, Matrix) {
+    let mut around = |spread: f64| {
+        if spread > 0.0 { rng.random_range(-spread..=spread) } else { 0.0 }
+    };
+    let draws = [config.brightness, config.contrast, config.saturation, config.hue].map(&mut around);
+    let [brightness, contrast, colour, turn] =
+        if rng.random_bool(config.jitter_p) { draws } else { [0.0; 4] };
+    let mut matrix = product(&hue(turn), &saturation(1.0 + colour));
+    if rng.random_bool(config.grey_p) {
+        matrix = product(&saturation(0.0), &matrix);
     }
+    (1.0 + contrast, matrix.map(|row| row.map(|v| v * (1.0 + brightness))))
+}
+
+/// Contrast about the mean luma, then each picture's matrix.
+fn recolour(pictures: &Tensor, draws: &[Draw]) -> Tensor {
+    let matrices: Vec<f32> =
+        draws.iter().flat_map(|draw| draw.colours.into_iter().flatten()).map(|v| v as f32).collect();
+    let contrasts: Vec<f32> = draws.iter().map(|draw| draw.contrast as f32).collect();
     let device = pictures.device();
     let matrices = Tensor::from_slice(&matrices).view([-1, 3, 3]).to_device(device);
     let contrasts = Tensor::from_slice(&contrasts).view([-1, 1, 1]).to_device(device);
@@ -305,10 +324,10 @@ fn jitter(pictures: &Tensor, config: &AugmentConfig, count: usize, rng: &mut imp
 }
 
 /// Blurs each picture with a separable Gaussian of its own deviation in pixels (0: not at all), edges reflected.
-fn blur(pictures: &Tensor, sigmas: &[f64], kernel: i64, device: Device) -> Tensor {
+fn blur(pictures: &Tensor, draws: &[Draw], kernel: i64) -> Tensor {
     let reach = kernel / 2;
-    let weights: Vec<f32> = sigmas.iter().flat_map(|&sigma| gaussian(sigma, reach)).collect();
-    let weights = Tensor::from_slice(&weights).view([-1, kernel, 1, 1]).to_device(device);
+    let weights: Vec<f32> = draws.iter().flat_map(|draw| gaussian(draw.sigma, reach)).collect();
+    let weights = Tensor::from_slice(&weights).view([-1, kernel, 1, 1]).to_device(pictures.device());
     let padded = pictures.reflection_pad2d([reach; 4]);
     let size = pictures.size();
     let pass = |x: &Tensor, dim: i64, length: i64| {
@@ -333,6 +352,7 @@ fn gaussian(sigma: f64, reach: i64) -> impl Iterator<Item = f32> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use tch::Device;
 
     const OFF: AugmentConfig = AugmentConfig {
         mask_p: 0.0,
@@ -366,9 +386,9 @@ mod tests {
     #[test]
     fn everything_off_is_the_identity_and_the_seed_decides() {
         let x = pictures();
-        assert!(distance(&augment(&x, &[], &OFF, 12, 1), &x) < 1e-5);
+        assert!(distance(&augment(&x, &[], &OFF, 12, &[1, 1]), &x) < 1e-5);
         let on = AugmentConfig::default();
-        let view = |seed| augment(&x, &[], &on, 8, seed);
+        let view = |seed| augment(&x, &[], &on, 8, &[seed, seed + 1]);
         assert_eq!(distance(&view(5), &view(5)), 0.0);
         assert!(distance(&view(5), &view(6)) > 0.01);
         assert_eq!(view(5).size(), [2, 3, 8, 8]);
@@ -378,14 +398,14 @@ mod tests {
     #[test]
     fn a_flip_mirrors_columns() {
         let x = pictures();
-        let y = augment(&x, &[], &AugmentConfig { flip_p: 1.0, ..OFF }, 12, 1);
+        let y = augment(&x, &[], &AugmentConfig { flip_p: 1.0, ..OFF }, 12, &[1, 1]);
         assert!(distance(&y, &x.flip([3])) < 1e-5);
     }
 
     #[test]
     fn grey_is_luma_in_every_channel() {
         let x = pictures();
-        let y = augment(&x, &[], &AugmentConfig { grey_p: 1.0, ..OFF }, 12, 1);
+        let y = augment(&x, &[], &AugmentConfig { grey_p: 1.0, ..OFF }, 12, &[1, 1]);
         let expected: f64 = (0..3).map(|c| LUMA[c as usize] * at(&x, 1, c, 4, 7)).sum();
         for c in 0..3 {
             assert!((at(&y, 1, c, 4, 7) - expected).abs() < 1e-5);
@@ -409,7 +429,8 @@ mod tests {
     fn blur_is_the_gaussian_sum_over_neighbours() {
         let x = pictures();
         let sigma = 0.9;
-        let y = blur(&x, &[0.0, sigma], 3, Device::Cpu);
+        let draws = [0.0, sigma].map(|sigma| Draw { sigma, ..Draw::new(&OFF, 1) });
+        let y = blur(&x, &draws, 3);
         assert!(distance(&y.narrow(0, 0, 1), &x.narrow(0, 0, 1)) < 1e-6, "a deviation of 0 leaves a picture");
         let w = |d: i64| (-0.5 * (d as f64 / sigma).powi(2)).exp();
         let (mut sum, mut norm) = (0.0, 0.0);
@@ -432,7 +453,7 @@ mod tests {
             let mut points = [0.5; 136];
             (points[72], points[73]) = (29.0 / 64.0, 32.0 / 64.0);
             let config = AugmentConfig { crop_scale: [0.6, 1.0], flip_p: 0.5, ..OFF };
-            let (y, moved) = augment_with_landmarks(&x, &[Some(points)], &config, 48, seed);
+            let (y, moved) = augment_with_landmarks(&x, &[Some(points)], &config, 48, &[seed]);
             let weight = y.narrow(1, 0, 1).view([48, 48]);
             let centres = (Tensor::arange(48, (Kind::Float, Device::Cpu)) + 0.5) / 48.0;
             let mean = |dim: i64| {
@@ -449,7 +470,7 @@ mod tests {
     #[test]
     fn sobel_is_the_weighted_difference_of_neighbours() {
         let x = pictures();
-        let y = augment(&x, &[], &AugmentConfig { sobel_p: 1.0, ..OFF }, 12, 1);
+        let y = augment(&x, &[], &AugmentConfig { sobel_p: 1.0, ..OFF }, 12, &[1, 1]);
         let v = |dy: i64, dx: i64| at(&x, 1, 2, 5 + dy, 6 + dx);
         let across = v(-1, 1) - v(-1, -1) + 2.0 * (v(0, 1) - v(0, -1)) + v(1, 1) - v(1, -1);
         let down = v(1, -1) - v(-1, -1) + 2.0 * (v(1, 0) - v(-1, 0)) + v(1, 1) - v(-1, 1);
@@ -465,7 +486,7 @@ mod tests {
             points[2 * i + 1] = if EYES.contains(&i) { 0.2 } else { 0.8 };
         }
         let config = AugmentConfig { mask_p: 1.0, ..OFF };
-        let y = augment(&x, &[Some(points), None], &config, 12, 4);
+        let y = augment(&x, &[Some(points), None], &config, 12, &[4, 5]);
         assert!(distance(&y.narrow(0, 1, 1), &x.narrow(0, 1, 1)) < 1e-5, "no landmarks, no mask");
         let mean = x.narrow(0, 0, 1).mean_dim([2, 3].as_slice(), false, None);
         let changed: Vec<(i64, i64)> = (0..12)

@@ -8,6 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::data::{Clips, PairBatch, Pictures, Steps, prefetch_pairs, training_device};
+use crate::distributed::Group;
 use crate::pretrain::{Engine, PretrainConfig, SettingArgs};
 use crate::{memory, progress};
 
@@ -100,13 +101,13 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
         clips.len(),
         config.batch
     );
-    let mut engine = Engine::new(config, device, an_epoch)?;
+    let mut engine = Engine::new(config, device, an_epoch, Group::single())?;
     let pictures = Pictures::new(clips, config.load_side_px(), config.cache)?;
     let total = WARM_UP + count;
     let bar = progress::bar(4 * total as u64, "bench");
     let images = (2 * config.batch) as f64 * count as f64;
     // What `work` does with each batch of an epoch that starts anew, in images a second, and the share spent waiting.
-    let rate = |work: &mut dyn FnMut(&PairBatch, i64)| -> anyhow::Result<(f64, f64)> {
+    let rate = |work: &mut dyn FnMut(&PairBatch, i64) -> anyhow::Result<()>| -> anyhow::Result<(f64, f64)> {
         std::thread::scope(|scope| {
             let batches = prefetch_pairs(scope, &pictures, config.pairs, steps, 0..total, device)?;
             let (mut started, mut waited) = (Instant::now(), 0.0);
@@ -117,7 +118,7 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
                 let asked = Instant::now();
                 let batch = batches.recv().context("the thread that loads pictures is gone")??;
                 waited += asked.elapsed().as_secs_f64();
-                work(&batch, step);
+                work(&batch, step)?;
                 bar.inc(1);
             }
             let seconds = started.elapsed().as_secs_f64();
@@ -125,12 +126,13 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
         })
     };
     let mut kept = None;
-    let load = rate(&mut |_, _| {})?.0;
+    let load = rate(&mut |_, _| Ok(()))?.0;
     let data = rate(&mut |batch, step| {
         let views = engine.views(batch, &batch.to_unit(device), step, 0);
         // Reading one value waits for the device.
         let _ = views.first.double_value(&[0, 0, 0, 0]);
         kept = Some(views);
+        Ok(())
     })?
     .0;
     let views = kept.context("no step was measured")?;
@@ -139,17 +141,18 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
         if step == WARM_UP {
             started = Instant::now();
         }
-        let _ = engine.learn(step, |_, _| views.shallow_clone()).read();
+        let _ = engine.learn(step, false, |_, _| views.shallow_clone())?.read()?;
         bar.inc(1);
     }
     let model = images / started.elapsed().as_secs_f64();
     let mut memory_mb_early = 0.0;
     let memory_mb = || memory::resident_bytes().map_or(0.0, |bytes| bytes as f64 / 1e6);
     let (whole, wait_share) = rate(&mut |batch, step| {
-        let _ = engine.step(batch, step).read();
+        let _ = engine.step(batch, step, false)?.read()?;
         if step == WARM_UP {
             memory_mb_early = memory_mb();
         }
+        Ok(())
     })?;
     bar.finish_and_clear();
     Ok(BenchReport {

@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::augment::Landmarks;
 use crate::data::normalise;
 use crate::hog::Hog;
-use crate::nets::{Backbone, Encoder, Precision};
+use crate::nets::{Backbone, Encoder, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Side of the crops in pixels.
@@ -98,7 +98,7 @@ impl Descriptor {
                     Self::Hog => describe_by_hog(&crops),
                     Self::Resnet18(frozen) => {
                         let crops = normalise(&crops, IMAGENET_MEAN, IMAGENET_STD);
-                        frozen.encoder.forward(&crops, false, Precision::Auto)
+                        frozen.encoder.forward(&crops, Phase::Eval, Precision::Auto)
                     }
                 }
             });
@@ -254,7 +254,7 @@ mod tests {
         };
         let values: Vec<f32> = (0..3 * 64 * 64).map(|i| (0.01 * f64::from(i)).cos() as f32).collect();
         let picture = Tensor::from_slice(&values).view([1, 3, 64, 64]);
-        let features = no_grad(|| frozen.encoder.forward(&picture, false, Precision::F32));
+        let features = no_grad(|| frozen.encoder.forward(&picture, Phase::Eval, Precision::F32));
         // torchvision 0.26.0, resnet18 with the same weights and picture, the input of its classifier.
         for (at, expected) in TORCHVISION {
             let ours = features.double_value(&[0, at]);

@@ -15,7 +15,7 @@ use crate::data::Clips;
 use crate::eval::{FinetuneConfig, Loaded, Report, bundle_report, encoder_probe, finetune};
 use crate::export::export;
 use crate::prepare::{self, Layout, PrepareArgs};
-use crate::pretrain::{PretrainConfig, pretrain};
+use crate::pretrain::{Place, PretrainConfig, pretrain};
 use crate::store::{Split, Store};
 
 /// A bundle's recipe.
@@ -65,7 +65,7 @@ pub fn run(args: &MakeArgs) -> anyhow::Result<()> {
     let resume = run.join(FILE_NAME).exists();
     eprintln!("pretraining in {}", run.display());
     let clips = Clips::open(&[args.work.join("store")], recipe.pretrain.pairs.timing)?;
-    pretrain(&recipe.pretrain, clips, &run, resume, None, &AtomicBool::new(false))?;
+    pretrain(&recipe.pretrain, clips, Place::alone(&run, resume), None, &AtomicBool::new(false))?;
     let scores = Scores::measure(&recipe, &store, &run)?;
     let tuned = args.work.join("finetune");
     eprintln!("fine-tuning in {}", tuned.display());

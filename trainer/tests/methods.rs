@@ -15,7 +15,7 @@ use semblance_trainer::eval::Loaded;
 use semblance_trainer::method::{ByolConfig, MaskFn, Method, MocoConfig, SimSiamConfig};
 use semblance_trainer::optim::Rule;
 use semblance_trainer::prepare::encode_jpeg;
-use semblance_trainer::pretrain::{OnlineProbe, PretrainConfig, StepMetrics, pretrain};
+use semblance_trainer::pretrain::{OnlineProbe, Place, PretrainConfig, StepMetrics, pretrain};
 use semblance_trainer::store::{Provenance, Sample, Split, Store, StoreWriter};
 use tch::Tensor;
 
@@ -50,7 +50,7 @@ fn write_store(dir: &Path) {
 fn configs() -> Vec<PretrainConfig> {
     let base = PretrainConfig {
         side_px: 32,
-        batch: 8,
+        batch: 16,
         epochs: 2,
         cosine_from_epoch: 1,
         lr: 1e-3,
@@ -89,18 +89,19 @@ fn a_run_that_is_stopped_after_every_step_ends_as_one_that_is_not() {
         let (whole, broken) =
             (dir.path().join(format!("{name}-whole")), dir.path().join(format!("{name}-broken")));
         let run = |out: &Path, resume, stop| {
-            pretrain(&config, clips(&config), out, resume, None, &AtomicBool::new(stop)).unwrap();
+            pretrain(&config, clips(&config), Place::alone(out, resume), None, &AtomicBool::new(stop))
+                .unwrap();
         };
         run(&whole, false, false);
         run(&broken, false, true);
-        while metrics(&broken).len() < 8 {
+        while metrics(&broken).len() < 4 {
             run(&broken, true, true);
         }
         let (whole_steps, broken_steps) = (metrics(&whole), metrics(&broken));
         assert_eq!(
             (whole_steps.len(), broken_steps.len()),
-            (8, 8),
-            "{name}: 36 pictures, 8 a step, 2 epochs"
+            (4, 4),
+            "{name}: 36 pictures, 16 a step, 2 epochs"
         );
         for (a, b) in whole_steps.iter().zip(&broken_steps) {
             assert_eq!((a.step, a.epoch, a.lr), (b.step, b.epoch, b.lr), "{name}");
@@ -139,7 +140,7 @@ fn labels_judge_and_do_not_train(data: &Path, dir: &Path) {
     let out = dir.join("probed");
     let probe = OnlineProbe::new(Store::open(data).unwrap(), 0).unwrap();
     let clips = Clips::open(&[data.to_owned()], config.pairs.timing).unwrap();
-    pretrain(&config, clips, &out, false, Some((probe, 1)), &AtomicBool::new(false)).unwrap();
+    pretrain(&config, clips, Place::alone(&out, false), Some((probe, 1)), &AtomicBool::new(false)).unwrap();
     for (a, b) in metrics(&out).iter().zip(&metrics(&dir.join("simclr-whole"))) {
         assert!((a.loss - b.loss).abs() < 1e-5 * a.loss.abs(), "{a:?} {b:?}");
     }

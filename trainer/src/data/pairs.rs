@@ -76,6 +76,8 @@ pub enum Paste {
 /// Two frames that attract each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
+    /// Its place in the batch of all processes, which its views' draws follow from.
+    pub number: usize,
     /// The anchor.
     pub first: usize,
     /// Its positive.
@@ -99,10 +101,13 @@ impl PairConfig {
                 firsts[anchors + i] = (hard, i as i64);
             }
         }
-        firsts.into_iter().map(|(first, quadruple)| self.pair(clips, first, quadruple, &mut rng)).collect()
+        let firsts = firsts.into_iter().enumerate();
+        firsts
+            .map(|(number, (first, quadruple))| self.pair(clips, number, first, quadruple, &mut rng))
+            .collect()
     }
 
-    fn pair(&self, clips: &Clips, first: usize, quadruple: i64, rng: &mut impl Rng) -> Pair {
+    fn pair(&self, clips: &Clips, number: usize, first: usize, quadruple: i64, rng: &mut impl Rng) -> Pair {
         let second = if self.time_aug { clips.positive(first, rng) } else { first };
         let paste = match (self.face_swap, self.cutmix) {
             (false, false) => None,
@@ -113,7 +118,7 @@ impl PairConfig {
         };
         let paste = paste.filter(|_| rng.random_bool(self.paste_p));
         let paste = paste.and_then(|paste| Some((paste, clips.other_identity(first, rng)?)));
-        Pair { first, second, paste, quadruple }
+        Pair { number, first, second, paste, quadruple }
     }
 }
 

@@ -7,7 +7,7 @@ use tch::{Device, no_grad};
 use super::{Loaded, labelled};
 use crate::checkpoint::floats;
 use crate::data::{Batch, normalise, prefetch};
-use crate::nets::{Encoder as TrainedEncoder, Precision};
+use crate::nets::{Encoder as TrainedEncoder, Phase, Precision};
 use crate::progress;
 use crate::store::{Split, Store};
 
@@ -58,7 +58,7 @@ pub fn embed(
 ) -> anyhow::Result<Vec<f32>> {
     collect(store, indices, input.side_px, |batch, values| {
         let crops = normalise(&batch.to_unit(device), input.mean, input.std);
-        let embeddings = no_grad(|| encoder.forward(&crops, false, Precision::F32));
+        let embeddings = no_grad(|| encoder.forward(&crops, Phase::Eval, Precision::F32));
         values.extend(floats(&embeddings)?);
         Ok(())
     })

@@ -11,7 +11,7 @@ use super::{Loaded, Protocol, Report, classes, label_of, labelled};
 use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, FILE_NAME, Meta, model_tensors};
 use crate::data::{epoch_order, mix, normalise, prefetch};
-use crate::nets::Precision;
+use crate::nets::{Phase, Precision};
 use crate::optim::{Optimizer, Rule, Schedule, named_parameters};
 use crate::store::{Split, Store};
 use crate::{config, progress};
@@ -139,15 +139,17 @@ pub fn finetune(
             for batch in prefetch(scope, store, batches, load_side_px(loaded.side_px, &config.augment)) {
                 let batch = batch?;
                 let seed = mix(config.seed, step as u64);
+                let seeds: Vec<u64> = (0..config.batch as u64).map(|i| mix(seed, i)).collect();
                 let view = augment(
                     &batch.to_unit(device),
                     &batch.landmarks,
                     &config.augment,
                     i64::from(loaded.side_px),
-                    seed,
+                    &seeds,
                 );
                 let crops = normalise(&view, loaded.mean, loaded.std);
-                let mut logits = head.forward(&loaded.encoder.forward(&crops, true, config.precision));
+                let mut logits =
+                    head.forward(&loaded.encoder.forward(&crops, Phase::ALONE, config.precision));
                 if config.balanced {
                     logits += &prior;
                 }

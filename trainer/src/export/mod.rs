@@ -21,7 +21,7 @@ pub use graph::{Dim, GraphWriter, Value};
 use crate::checkpoint::{Checkpoint, floats};
 use crate::data::normalise;
 use crate::eval::{Loaded, checkpoint_head};
-use crate::nets::Precision;
+use crate::nets::{Phase, Precision};
 
 /// The encoder's file within a bundle.
 const ENCODER: &str = "encoder.onnx";
@@ -211,7 +211,7 @@ pub fn max_difference(loaded: &Loaded, onnx: &[u8]) -> anyhow::Result<f32> {
         let picture = Tensor::from_slice(&crop).view([1, side, side, 3]).permute([0, 3, 1, 2]);
         let unit = picture.to_device(loaded.vs.device()).to_kind(tch::Kind::Float) / 255.0;
         let crops = normalise(&unit, loaded.mean, loaded.std);
-        let theirs = no_grad(|| loaded.encoder.forward(&crops, false, Precision::F32));
+        let theirs = no_grad(|| loaded.encoder.forward(&crops, Phase::Eval, Precision::F32));
         for (a, b) in ours.iter().zip(floats(&theirs)?) {
             worst = worst.max((a - b).abs());
         }
@@ -238,7 +238,7 @@ mod tests {
         }
         for _ in 0..10 {
             let crops = Tensor::randn([8, 3, 64, 64], (Kind::Float, loaded.vs.device()));
-            let _ = no_grad(|| loaded.encoder.forward(&crops, true, Precision::F32));
+            let _ = no_grad(|| loaded.encoder.forward(&crops, Phase::ALONE, Precision::F32));
         }
         loaded
     }

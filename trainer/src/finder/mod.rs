@@ -23,7 +23,7 @@ pub use target::{Loss, Targets, to_input};
 use crate::data::{mix, training_device};
 use crate::facenet::{self, Run, Schedule};
 use crate::faces::{self, Picture};
-use crate::nets::Precision;
+use crate::nets::{Phase, Precision};
 
 /// What a run's checkpoint is of.
 pub const KIND: &str = "finder";
@@ -190,7 +190,7 @@ fn total_loss(
     targets: &Targets,
     device: Device,
 ) -> (Tensor, String) {
-    let cells = net.forward(&to_input(scenes, device), true, precision);
+    let cells = net.forward(&to_input(scenes, device), Phase::ALONE, precision);
     let loss = Loss::of(&cells, targets);
     let value = |t: &Tensor| t.double_value(&[]);
     let (score, bbox, points) = (value(&loss.score), value(&loss.bbox), value(&loss.points));
@@ -234,7 +234,8 @@ mod tests {
         let (width, height) = (160usize, 96usize);
         let rgb: Vec<u8> = (0..width * height * 3).map(|i| ((i * 7919) % 251) as u8).collect();
         let scene = Scene { width, height, rgb: rgb.clone(), faces: Vec::new() };
-        let cells = tch::no_grad(|| net.forward(&to_input(&[scene], vs.device()), false, Precision::F32));
+        let cells =
+            tch::no_grad(|| net.forward(&to_input(&[scene], vs.device()), Phase::Eval, Precision::F32));
         let values = crate::checkpoint::floats(&cells).unwrap();
         let mut finder = ConvFinder::new(net.write().unwrap(), 160).unwrap().with_threshold(0.0);
         let mut found = Vec::new();

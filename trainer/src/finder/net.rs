@@ -4,7 +4,7 @@ use semblance_face::finder::{CELL_VALUES, STRIDES};
 use tch::{Kind, TchError, Tensor, nn};
 
 use crate::export::{Dim, GraphWriter, Value};
-use crate::nets::{Layer, Precision, RepVgg, Stem};
+use crate::nets::{Layer, Phase, Precision, RepVgg, Stem};
 
 /// Channels of the stem and of each grid's stage, and the blocks of each stage after the one that halves.
 const STEM: i64 = 32;
@@ -46,12 +46,12 @@ impl FinderNet {
     }
 
     /// The cells' values, `[N, cells, CELL_VALUES]` in f32, the grids one after another, each row by row.
-    pub fn forward(&self, pictures: &Tensor, train: bool, precision: Precision) -> Tensor {
+    pub fn forward(&self, pictures: &Tensor, phase: Phase<'_>, precision: Precision) -> Tensor {
         let mut x = precision.convolvable(pictures);
-        x = self.stem.forward(&x, train);
+        x = self.stem.forward(&x, phase);
         let mut grids = Vec::with_capacity(STRIDES.len());
         for (stage, head) in self.stages.iter().zip(&self.heads) {
-            x = stage.iter().fold(x, |x, block| block.forward(&x, train));
+            x = stage.iter().fold(x, |x, block| block.forward(&x, phase));
             let cells = x.to_kind(Kind::Float).apply(head);
             grids.push(cells.permute([0, 2, 3, 1]).flatten(1, 2));
         }

@@ -64,7 +64,7 @@ pub(super) fn sheet(store: Store, config: &PretrainConfig, rows: u32, seed: u64)
 
 /// The frame, and what each augmentation makes of it.
 fn alone(pictures: &Pictures, config: &PretrainConfig, frame: usize, seed: u64) -> anyhow::Result<Vec<Tile>> {
-    let own = Pair { first: frame, second: frame, paste: None, quadruple: 0 };
+    let own = Pair { number: 0, first: frame, second: frame, paste: None, quadruple: 0 };
     let (picture, landmarks, _) = second_of(pictures, own, 1.0)?;
     let all = config.augment;
     let single = [
@@ -100,7 +100,7 @@ fn alone(pictures: &Pictures, config: &PretrainConfig, frame: usize, seed: u64) 
     let batch = picture.unsqueeze(0);
     for (i, (title, settings)) in (0..).zip(single) {
         let (views, moved) =
-            augment_with_landmarks(&batch, &[landmarks], &settings, i64::from(TILE_PX), mix(seed, i));
+            augment_with_landmarks(&batch, &[landmarks], &settings, i64::from(TILE_PX), &[mix(seed, i)]);
         let landmarks = moved.into_iter().next().flatten();
         tiles.push(Tile { title, note: String::new(), picture: Some(views.get(0)), landmarks });
     }
@@ -117,7 +117,7 @@ fn partners(
     let clips = &pictures.clips;
     let positive = clips.positive(frame, rng);
     let other = clips.other_identity(frame, rng);
-    let pair = |second, paste| Pair { first: frame, second, paste, quadruple: 0 };
+    let pair = |second, paste| Pair { number: 0, first: frame, second, paste, quadruple: 0 };
     let candidates = [
         ("time-aug", Some(pair(positive, None))),
         ("hard-neg", clips.hard_negative(frame, rng).map(|hard| pair(hard, None))),

@@ -22,7 +22,7 @@ pub use net::{LandmarkNet, SIDE_PX};
 use crate::data::{mix, training_device};
 use crate::facenet::{self, Run, Schedule};
 use crate::faces::{self, is_validation_identity};
-use crate::nets::Precision;
+use crate::nets::{Phase, Precision};
 use crate::progress;
 
 /// What a run's checkpoint is of.
@@ -258,7 +258,7 @@ fn loss(net: &LandmarkNet, precision: Precision, crops: &[Crop], device: Device)
     let bytes: Vec<u8> = crops.iter().flat_map(|c| c.rgb.iter().copied()).collect();
     let pictures = Tensor::from_slice(&bytes).view([-1, side, side, 3]).to_device(device);
     let input = pictures.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 127.5 - 1.0;
-    let values = net.forward(&input, true, precision);
+    let values = net.forward(&input, Phase::ALONE, precision);
     let face: Vec<f32> = crops.iter().map(|c| f32::from(u8::from(c.target.is_some()))).collect();
     let target: Vec<f32> = crops.iter().flat_map(|c| c.target.unwrap_or([0.0; 2 * LANDMARKS])).collect();
     let face = Tensor::from_slice(&face).to_device(device);
@@ -350,7 +350,8 @@ mod tests {
         let pictures = Tensor::from_slice(&rgb).view([1, SIDE_PX.into(), SIDE_PX.into(), 3]);
         let input = pictures.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 127.5 - 1.0;
         let values =
-            crate::checkpoint::floats(&tch::no_grad(|| net.forward(&input, false, Precision::F32))).unwrap();
+            crate::checkpoint::floats(&tch::no_grad(|| net.forward(&input, Phase::Eval, Precision::F32)))
+                .unwrap();
         for (p, v) in seen.points.iter().zip(values.chunks_exact(2)) {
             assert!((p.x - (v[0] + 0.5) * side).abs() < 0.05 && (p.y - (v[1] + 0.5) * side).abs() < 0.05);
         }

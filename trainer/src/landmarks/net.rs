@@ -4,7 +4,7 @@ use semblance_face::landmarks::NETWORK_VALUES;
 use tch::{Kind, TchError, Tensor, nn};
 
 use crate::export::{Dim, GraphWriter};
-use crate::nets::{Layer, Precision, RepVgg, Stem};
+use crate::nets::{Layer, Phase, Precision, RepVgg, Stem};
 
 /// Side of the crop in pixels.
 pub const SIDE_PX: u32 = 96;
@@ -49,10 +49,10 @@ impl LandmarkNet {
     }
 
     /// The network's values, `[N,137]` in f32.
-    pub fn forward(&self, crops: &Tensor, train: bool, precision: Precision) -> Tensor {
+    pub fn forward(&self, crops: &Tensor, phase: Phase<'_>, precision: Precision) -> Tensor {
         let mut x = precision.convolvable(crops);
-        x = self.stem.forward(&x, train);
-        x = self.blocks.iter().fold(x, |x, block| block.forward(&x, train));
+        x = self.stem.forward(&x, phase);
+        x = self.blocks.iter().fold(x, |x, block| block.forward(&x, phase));
         x.to_kind(Kind::Float).contiguous().flatten(1, -1).apply(&self.last)
     }
 

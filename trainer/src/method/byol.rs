@@ -5,7 +5,8 @@ use tch::{Tensor, nn, no_grad};
 
 use super::momentum::Follower;
 use super::{Contrast, Objective, Views, retrieval_top1};
-use crate::nets::{After, Backbone, Encoder, Mlp, Precision};
+use crate::distributed::{DistributedError, Group};
+use crate::nets::{After, Backbone, Encoder, Mlp, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Heads and target; the defaults are the paper's (section 3.3).
@@ -73,34 +74,43 @@ impl Byol {
 
     /// What the target says of second and first views, `[2N,out]`, rows of length 1, without gradient: what the
     /// predictions of first and second views are held against.
-    pub(super) fn targets(&self, views: &Views) -> Tensor {
+    pub(super) fn targets(&self, views: &Views, group: &Group) -> Tensor {
         no_grad(|| {
             let project = |view: &Tensor| {
-                let embeddings = self.target_encoder.forward(view, true, self.precision);
-                unit_rows(&self.target_projector.forward(&embeddings, true))
+                let embeddings = self.target_encoder.forward(view, Phase::Train(group), self.precision);
+                unit_rows(&self.target_projector.forward(&embeddings, Phase::Train(group)))
             };
             Tensor::cat(&[project(&views.second), project(&views.first)], 0)
         })
     }
 
     /// The loss given the targets (the paper's equation 2, for both views): `2 - 2 cos` summed over the two directions.
-    pub(super) fn contrast_with(&self, views: &Views, targets: &Tensor) -> Contrast {
+    pub(super) fn contrast_with(
+        &self,
+        views: &Views,
+        targets: &Tensor,
+        group: &Group,
+    ) -> Result<Contrast, DistributedError> {
         let predict = |view: &Tensor| {
-            let embeddings = self.encoder.forward(view, true, self.precision);
-            let projections = self.projector.forward(&embeddings, true);
-            unit_rows(&self.predictor.forward(&projections, true))
+            let embeddings = self.encoder.forward(view, Phase::Train(group), self.precision);
+            let projections = self.projector.forward(&embeddings, Phase::Train(group));
+            unit_rows(&self.predictor.forward(&projections, Phase::Train(group)))
         };
         let predictions = Tensor::cat(&[predict(&views.first), predict(&views.second)], 0);
         let cosine = (&predictions * targets).sum_dim_intlist([1].as_slice(), false, None);
         let pairs = views.first.size()[0];
-        let top1 = retrieval_top1(&predictions.narrow(0, 0, pairs), &targets.narrow(0, 0, pairs));
-        Contrast { loss: (cosine * -2.0 + 2.0).mean(None) * 2.0, top1 }
+        let top1 = retrieval_top1(&predictions.narrow(0, 0, pairs), &targets.narrow(0, 0, pairs), group)?;
+        Ok(Contrast { loss: (cosine * -2.0 + 2.0).mean(None) * 2.0, top1 })
     }
 }
 
 impl Objective for Byol {
-    fn contrast(&mut self, views: &Views) -> Contrast {
-        self.contrast_with(views, &self.targets(views))
+    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+        self.contrast_with(views, &self.targets(views, group), group)
+    }
+
+    fn joins_batches(&self) -> bool {
+        false
     }
 
     fn after_step(&mut self, progress: f64) {

@@ -6,7 +6,8 @@ use tch::{Kind, Tensor, nn, no_grad};
 use super::momentum::Follower;
 use super::simclr::projection_head;
 use super::{Contrast, Objective, Projection, Views};
-use crate::nets::{Backbone, Encoder, Mlp, Precision};
+use crate::distributed::{DistributedError, Group};
+use crate::nets::{Backbone, Encoder, Mlp, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Queue and momentum; the defaults are the paper's.
@@ -38,7 +39,7 @@ pub struct Moco {
     queue: Tensor,
     /// `[1]`: a number, kept as a tensor so that checkpoints hold it.
     place: Tensor,
-    /// Keys of this step, which join the queue when it ends.
+    /// Keys of all processes of this step, which join the queue when it ends.
     fresh: Option<Tensor>,
     settings: Projection,
     momentum: f64,
@@ -82,22 +83,22 @@ impl Moco {
     }
 
     /// Keys of the second views, `[N,out]`, rows of length 1, without gradient.
-    pub(super) fn keys(&self, views: &Views) -> Tensor {
+    pub(super) fn keys(&self, views: &Views, group: &Group) -> Tensor {
         no_grad(|| {
-            let embeddings = self.key_encoder.forward(&views.second, true, self.precision);
-            unit_rows(&self.key_head.forward(&embeddings, true))
+            let embeddings = self.key_encoder.forward(&views.second, Phase::Train(group), self.precision);
+            unit_rows(&self.key_head.forward(&embeddings, Phase::Train(group)))
         })
     }
 
     /// Queries of the first views, `[N,out]`, rows of length 1.
-    pub(super) fn queries(&self, views: &Views) -> Tensor {
-        let embeddings = self.encoder.forward(&views.first, true, self.precision);
-        unit_rows(&self.head.forward(&embeddings, true))
+    pub(super) fn queries(&self, views: &Views, group: &Group) -> Tensor {
+        let embeddings = self.encoder.forward(&views.first, Phase::Train(group), self.precision);
+        unit_rows(&self.head.forward(&embeddings, Phase::Train(group)))
     }
 
     /// The loss of the first views as queries, given the keys of the second (He et al. 2020, equation 1).
-    pub(super) fn contrast_with(&self, views: &Views, keys: &Tensor) -> Contrast {
-        let queries = self.queries(views);
+    pub(super) fn contrast_with(&self, views: &Views, keys: &Tensor, group: &Group) -> Contrast {
+        let queries = self.queries(views, group);
         let positive = (&queries * keys).sum_dim_intlist([1].as_slice(), true, None);
         // A copy, because the queue changes before the gradient has been taken in accumulated steps.
         let negatives = queries.matmul(&self.queue.copy().tr());
@@ -122,14 +123,19 @@ impl Moco {
 }
 
 impl Objective for Moco {
-    fn contrast(&mut self, views: &Views) -> Contrast {
-        let keys = self.keys(views);
-        let contrast = self.contrast_with(views, &keys);
+    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+        let keys = self.keys(views, group);
+        let contrast = self.contrast_with(views, &keys, group);
+        let keys = group.all_gather(&keys)?;
         self.fresh = Some(match self.fresh.take() {
             Some(earlier) => Tensor::cat(&[earlier, keys], 0),
             None => keys,
         });
-        contrast
+        Ok(contrast)
+    }
+
+    fn joins_batches(&self) -> bool {
+        false
     }
 
     fn after_step(&mut self, _progress: f64) {

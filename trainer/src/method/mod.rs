@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 
 use crate::augment::Landmarks;
+use crate::distributed::{DistributedError, Group};
 use crate::nets::Encoder;
 use crate::ntxent::{Contrast, Denominator};
 use crate::pretrain::PretrainConfig;
@@ -92,8 +93,15 @@ impl Views {
 
 /// A method at work: networks, and the loss that trains them.
 pub trait Objective: Debug {
-    /// The loss of a batch and how well instances are told apart.
-    fn contrast(&mut self, views: &Views) -> Contrast;
+    /// The loss of this process's views and how well instances are told apart; see [`Objective::joins_batches`].
+    ///
+    /// # Errors
+    /// Another process that died.
+    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError>;
+
+    /// Whether the loss is that of the views of all processes, so that their gradients are to be summed; if not, it is
+    /// the mean over this process's own, and gradients are to be averaged.
+    fn joins_batches(&self) -> bool;
 
     /// What moves after the optimiser did: momentum encoders and queues. `progress` in `[0,1]` is the share of the run
     /// that is done.
@@ -121,10 +129,11 @@ pub fn build(config: &PretrainConfig, vs: &nn::VarStore) -> anyhow::Result<Box<d
     })
 }
 
-/// Share of rows of `ours` `[N,d]` whose own row of `theirs` is the most similar one: how well methods without
-/// negatives tell instances apart.
-fn retrieval_top1(ours: &Tensor, theirs: &Tensor) -> Tensor {
-    let nearest = ours.detach().matmul(&theirs.detach().tr()).argmax(1, false);
+/// Share of rows of `ours` `[N,d]` whose own row of `theirs` is the most similar one among those of all processes: how
+/// well methods without negatives tell instances apart.
+fn retrieval_top1(ours: &Tensor, theirs: &Tensor, group: &Group) -> Result<Tensor, DistributedError> {
+    let (ours, theirs) = (group.all_gather(ours)?, group.all_gather(theirs)?);
+    let nearest = ours.matmul(&theirs.tr()).argmax(1, false);
     let own = Tensor::arange(nearest.size()[0], (Kind::Int64, nearest.device()));
-    nearest.eq_tensor(&own).to_kind(Kind::Float).mean(None)
+    Ok(nearest.eq_tensor(&own).to_kind(Kind::Float).mean(None))
 }

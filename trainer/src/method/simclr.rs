@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::{Contrast, Denominator, Objective, Views};
-use crate::nets::{Backbone, Encoder, Mlp, Precision};
+use crate::distributed::{DistributedError, Group};
+use crate::nets::{Backbone, Encoder, Mlp, Phase, Precision};
 use crate::ntxent::nt_xent;
 
 /// Sizes and temperature of the contrast.
@@ -44,12 +45,14 @@ impl SimClr {
         Self { encoder, head, settings, precision }
     }
 
-    /// Projections of both views, `[N,out]` each. Both go through the encoder as one batch, and share its statistics.
-    pub(super) fn project(&self, views: &Views) -> (Tensor, Tensor) {
-        let pairs = views.first.size()[0];
+    /// Projections of the first and of the second views of all processes, `[N,out]` each. Both go through the encoder
+    /// as one batch, and share its statistics.
+    pub(super) fn project(&self, views: &Views, group: &Group) -> Result<(Tensor, Tensor), DistributedError> {
+        let phase = Phase::Train(group);
         let both = Tensor::cat(&[&views.first, &views.second], 0);
-        let projections = self.head.forward(&self.encoder.forward(&both, true, self.precision), true);
-        (projections.narrow(0, 0, pairs), projections.narrow(0, pairs, pairs))
+        let projections = self.head.forward(&self.encoder.forward(&both, phase, self.precision), phase);
+        let all = group.gather_with_local(&side_by_side(&projections))?;
+        Ok((all.select(1, 0), all.select(1, 1)))
     }
 
     pub(super) fn settings(&self) -> Projection {
@@ -64,10 +67,20 @@ pub(super) fn projection_head(path: &nn::Path<'_>, backbone: Backbone, settings:
     Mlp::projection(path, embedding, hidden, settings.out)
 }
 
+/// Rows of first and then second views, `[2N,d]`, as `[N,2,d]`: what processes join along their first dimension.
+pub(super) fn side_by_side(rows: &Tensor) -> Tensor {
+    let size = rows.size();
+    rows.view([2, size[0] / 2, size[1]]).transpose(0, 1)
+}
+
 impl Objective for SimClr {
-    fn contrast(&mut self, views: &Views) -> Contrast {
-        let (first, second) = self.project(views);
-        nt_xent(&first, &second, self.settings.temperature, self.settings.denominator)
+    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+        let (first, second) = self.project(views, group)?;
+        Ok(nt_xent(&first, &second, self.settings.temperature, self.settings.denominator))
+    }
+
+    fn joins_batches(&self) -> bool {
+        true
     }
 
     fn after_step(&mut self, _progress: f64) {}

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
 use super::{Contrast, Objective, Views, retrieval_top1};
-use crate::nets::{After, Backbone, Encoder, Mlp, Precision};
+use crate::distributed::{DistributedError, Group};
+use crate::nets::{After, Backbone, Encoder, Mlp, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Heads; the defaults are the paper's (section 3).
@@ -45,27 +46,38 @@ impl SimSiam {
     }
 
     /// Projections of first and second views.
-    pub(super) fn project(&self, views: &Views) -> [Tensor; 2] {
+    pub(super) fn project(&self, views: &Views, group: &Group) -> [Tensor; 2] {
+        let phase = Phase::Train(group);
         [&views.first, &views.second]
-            .map(|view| self.projector.forward(&self.encoder.forward(view, true, self.precision), true))
+            .map(|view| self.projector.forward(&self.encoder.forward(view, phase, self.precision), phase))
     }
 
     /// Negative cosine between each view's prediction and the other's target, averaged (algorithm 1 of the paper).
-    pub(super) fn contrast_with(&self, projections: &[Tensor; 2], targets: &[Tensor; 2]) -> Contrast {
-        let predict = |projection: &Tensor| unit_rows(&self.predictor.forward(projection, true));
+    pub(super) fn contrast_with(
+        &self,
+        projections: &[Tensor; 2],
+        targets: &[Tensor; 2],
+        group: &Group,
+    ) -> Result<Contrast, DistributedError> {
+        let phase = Phase::Train(group);
+        let predict = |projection: &Tensor| unit_rows(&self.predictor.forward(projection, phase));
         let (first, second) = (predict(&projections[0]), predict(&projections[1]));
         let targets = targets.each_ref().map(unit_rows);
         let cosine = |a: &Tensor, b: &Tensor| (a * b).sum_dim_intlist([1].as_slice(), false, None).mean(None);
         let loss = (cosine(&first, &targets[1]) + cosine(&second, &targets[0])) * -0.5;
-        Contrast { loss, top1: retrieval_top1(&first, &targets[1]) }
+        Ok(Contrast { loss, top1: retrieval_top1(&first, &targets[1], group)? })
     }
 }
 
 impl Objective for SimSiam {
-    fn contrast(&mut self, views: &Views) -> Contrast {
-        let projections = self.project(views);
+    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+        let projections = self.project(views, group);
         let targets = projections.each_ref().map(Tensor::detach);
-        self.contrast_with(&projections, &targets)
+        self.contrast_with(&projections, &targets, group)
+    }
+
+    fn joins_batches(&self) -> bool {
+        false
     }
 
     fn after_step(&mut self, _progress: f64) {}

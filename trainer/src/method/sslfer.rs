@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 
+use super::simclr::side_by_side;
 use super::{Contrast, Objective, Projection, SimClr, Views};
 use crate::descriptor::Descriptor;
+use crate::distributed::{DistributedError, Group};
 use crate::nets::{Backbone, Encoder, Precision};
 use crate::ntxent::{FalseNegatives, nt_xent_cancelling};
 
@@ -54,6 +56,22 @@ impl Sslfer {
         let descriptor = Descriptor::open(weights, root.device())?;
         Ok(Self { contrast: SimClr::new(root, backbone, settings, precision), mask_fn, descriptor })
     }
+
+    /// Those of the views of all processes.
+    fn false_negatives(
+        &self,
+        views: &Views,
+        group: &Group,
+    ) -> Result<Option<FalseNegatives>, DistributedError> {
+        let MaskFn { count, weight, .. } = self.mask_fn;
+        if count < 1 {
+            return Ok(None);
+        }
+        let ours = self.descriptor.describe(&views.pictures, &views.landmarks);
+        let all = group.all_gather(&side_by_side(&ours))?;
+        let descriptors = Tensor::cat(&[all.select(1, 0), all.select(1, 1)], 0);
+        Ok(false_negatives(&descriptors, &group.all_gather(&views.quadruples)?, count, weight))
+    }
 }
 
 /// The `count` views that look most like each anchor, `[2N,count]`, by the cosine of `descriptors` `[2N,D]`, whose rows
@@ -65,9 +83,6 @@ pub(super) fn false_negatives(
     count: i64,
     weight: f64,
 ) -> Option<FalseNegatives> {
-    if count < 1 {
-        return None;
-    }
     let quadruple = Tensor::cat(&[quadruples, quadruples], 0);
     let related = quadruple.unsqueeze(1).eq_tensor(&quadruple.unsqueeze(0));
     let described = descriptors.square().sum_dim_intlist([1].as_slice(), false, Kind::Float).gt(0.0);
@@ -83,15 +98,15 @@ pub(super) fn false_negatives(
 }
 
 impl Objective for Sslfer {
-    fn contrast(&mut self, views: &Views) -> Contrast {
-        let (first, second) = self.contrast.project(views);
-        let MaskFn { count, weight, .. } = self.mask_fn;
-        let chosen = (count > 0).then(|| {
-            let descriptors = self.descriptor.describe(&views.pictures, &views.landmarks);
-            false_negatives(&descriptors, &views.quadruples, count, weight)
-        });
+    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+        let (first, second) = self.contrast.project(views, group)?;
+        let chosen = self.false_negatives(views, group)?;
         let Projection { temperature, denominator, .. } = self.contrast.settings();
-        nt_xent_cancelling(&first, &second, temperature, denominator, chosen.flatten().as_ref())
+        Ok(nt_xent_cancelling(&first, &second, temperature, denominator, chosen.as_ref()))
+    }
+
+    fn joins_batches(&self) -> bool {
+        true
     }
 
     fn after_step(&mut self, _progress: f64) {}

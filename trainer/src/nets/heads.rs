@@ -1,7 +1,8 @@
 //! Heads that losses look through: stacks of linear layers on an embedding. What is evaluated and exported is the
 //! embedding before them.
 
-use tch::{Tensor, nn, nn::Module, nn::ModuleT};
+use super::{Phase, batch_normalised};
+use tch::{Tensor, nn, nn::Module};
 
 /// What follows a linear layer of an [`Mlp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,12 +58,12 @@ impl Mlp {
         Self::new(path, embedding, &[(hidden, After::Relu), (out, After::Nothing)])
     }
 
-    /// `[N,input]` to `[N,out]`; `train` uses (and updates) batch statistics.
-    pub fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+    /// `[N,input]` to `[N,out]`.
+    pub fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
         self.0.iter().fold(x.shallow_clone(), |x, stage| {
             let y = stage.linear.forward(&x);
             let y = match &stage.norm {
-                Some(norm) => norm.forward_t(&y, train),
+                Some(norm) => batch_normalised(norm, &y, phase),
                 None => y,
             };
             if stage.relu { y.relu() } else { y }

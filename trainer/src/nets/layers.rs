@@ -2,16 +2,17 @@
 
 use std::fmt::Debug;
 
-use tch::{Kind, TchError, Tensor, nn, nn::ModuleT, no_grad};
+use tch::{Kind, TchError, Tensor, nn, no_grad};
 
+use super::{NORM_EPS, Phase, batch_normalised};
 use crate::export::{GraphWriter, Value};
 
 /// A part of an encoder that computes and that can write itself, folded, into an ONNX graph.
 pub trait Layer: Debug {
-    /// Computes; `train` selects batch statistics.
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor;
+    /// Computes; `phase` tells batch normalisation which statistics to use.
+    fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor;
 
-    /// Writes the nodes that compute the same as `forward(x, false)`.
+    /// Writes the nodes that compute the same as `forward(x, Phase::Eval)`.
     ///
     /// # Errors
     /// Those of reading the weights.
@@ -57,10 +58,10 @@ impl ConvBn {
         Self { conv, bn: batch_norm(path / "bn", c_out), stride, padding }
     }
 
-    pub(super) fn forward(&self, x: &Tensor, train: bool) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
         let kernel = self.conv.ws.to_kind(x.kind());
-        self.bn.forward_t(&x.conv2d(&kernel, None::<Tensor>, stride, padding, [1, 1], 1), train)
+        batch_normalised(&self.bn, &x.conv2d(&kernel, None::<Tensor>, stride, padding, [1, 1], 1), phase)
     }
 
     /// Kernel and bias of the one convolution that computes the same.
@@ -77,8 +78,7 @@ impl ConvBn {
 
 /// `bn(x) = scale x + shift` a channel, with the running statistics.
 fn fold_batch_norm(bn: &nn::BatchNorm) -> (Tensor, Tensor) {
-    const EPS: f64 = 1e-5;
-    let inverse = (&bn.running_var + EPS).rsqrt();
+    let inverse = (&bn.running_var + NORM_EPS).rsqrt();
     let scale = match &bn.ws {
         Some(ws) => ws * &inverse,
         None => inverse,
@@ -95,8 +95,8 @@ fn fold_batch_norm(bn: &nn::BatchNorm) -> (Tensor, Tensor) {
 pub(super) struct ConvBnRelu(pub(super) ConvBn);
 
 impl Layer for ConvBnRelu {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        self.0.forward(x, train).relu()
+    fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
+        self.0.forward(x, phase).relu()
     }
 
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
@@ -118,8 +118,8 @@ impl Stem {
 }
 
 impl Layer for Stem {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        self.0.forward(x, train)
+    fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
+        self.0.forward(x, phase)
     }
 
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
@@ -150,10 +150,10 @@ impl RepVgg {
 }
 
 impl Layer for RepVgg {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let sum = self.dense.forward(x, train) + self.point.forward(x, train);
+    fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
+        let sum = self.dense.forward(x, phase) + self.point.forward(x, phase);
         match &self.identity {
-            Some(bn) => (sum + bn.forward_t(x, train)).relu(),
+            Some(bn) => (sum + batch_normalised(bn, x, phase)).relu(),
             None => sum.relu(),
         }
     }
@@ -195,10 +195,10 @@ impl BasicBlock {
 }
 
 impl Layer for BasicBlock {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let y = self.second.forward(&self.first.forward(x, train).relu(), train);
+    fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
+        let y = self.second.forward(&self.first.forward(x, phase).relu(), phase);
         match &self.shortcut {
-            Some(shortcut) => (y + shortcut.forward(x, train)).relu(),
+            Some(shortcut) => (y + shortcut.forward(x, phase)).relu(),
             None => (y + x).relu(),
         }
     }
@@ -243,11 +243,11 @@ impl Bottleneck {
 }
 
 impl Layer for Bottleneck {
-    fn forward(&self, x: &Tensor, train: bool) -> Tensor {
-        let y = self.reduce.forward(x, train).relu();
-        let y = self.expand.forward(&self.middle.forward(&y, train).relu(), train);
+    fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
+        let y = self.reduce.forward(x, phase).relu();
+        let y = self.expand.forward(&self.middle.forward(&y, phase).relu(), phase);
         match &self.shortcut {
-            Some(shortcut) => (y + shortcut.forward(x, train)).relu(),
+            Some(shortcut) => (y + shortcut.forward(x, phase)).relu(),
             None => (y + x).relu(),
         }
     }
@@ -272,7 +272,7 @@ impl Layer for Bottleneck {
 pub(super) struct MaxPool;
 
 impl Layer for MaxPool {
-    fn forward(&self, x: &Tensor, _train: bool) -> Tensor {
+    fn forward(&self, x: &Tensor, _phase: Phase<'_>) -> Tensor {
         x.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
     }
 
@@ -286,7 +286,7 @@ impl Layer for MaxPool {
 pub(super) struct GlobalAvgPool;
 
 impl Layer for GlobalAvgPool {
-    fn forward(&self, x: &Tensor, _train: bool) -> Tensor {
+    fn forward(&self, x: &Tensor, _phase: Phase<'_>) -> Tensor {
         x.mean_dim([2, 3].as_slice(), false, None)
     }
 

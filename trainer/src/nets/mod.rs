@@ -6,11 +6,12 @@ mod layers;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn};
+use tch::{Kind, Tensor, nn, nn::ModuleT};
 
 pub use heads::{After, Mlp};
 pub use layers::{Layer, RepVgg, Stem};
 
+use crate::distributed::{Group, sync_batch_norm};
 use crate::export::{GraphWriter, Value};
 
 /// The architecture of an encoder.
@@ -101,6 +102,33 @@ fn cpu_has_bf16() -> bool {
     false
 }
 
+/// Which statistics batch normalisation uses.
+#[derive(Clone, Copy, Debug)]
+pub enum Phase<'a> {
+    /// The running ones, which stay as they are.
+    Eval,
+    /// Those of the batches of all processes of a group; the running ones follow them.
+    Train(&'a Group),
+}
+
+static ALONE: Group = Group::single();
+
+impl Phase<'static> {
+    /// Training in this process alone.
+    pub const ALONE: Self = Self::Train(&ALONE);
+}
+
+/// What batch normalisation's running statistics move by, and what keeps it from dividing by 0: PyTorch's defaults.
+const NORM_MOMENTUM: f64 = 0.1;
+const NORM_EPS: f64 = 1e-5;
+
+fn batch_normalised(bn: &nn::BatchNorm, x: &Tensor, phase: Phase<'_>) -> Tensor {
+    match phase {
+        Phase::Eval => bn.forward_t(x, false),
+        Phase::Train(group) => sync_batch_norm(x, bn, NORM_MOMENTUM, NORM_EPS, group),
+    }
+}
+
 /// An encoder: normalised crops `[N,3,S,S]` in, embeddings `[N,D]` out.
 #[derive(Debug)]
 pub struct Encoder {
@@ -114,11 +142,10 @@ impl Encoder {
         self.backbone
     }
 
-    /// Embeds normalised crops; `train` uses (and updates) batch statistics in batch normalisation. Convolutions are
-    /// computed in `precision`; weights, statistics and the embedding are f32 in any case.
-    pub fn forward(&self, crops: &Tensor, train: bool, precision: Precision) -> Tensor {
+    /// Embeds normalised crops. Convolutions are computed in `precision`; weights, statistics and the embedding are f32 in any case.
+    pub fn forward(&self, crops: &Tensor, phase: Phase<'_>, precision: Precision) -> Tensor {
         let x = precision.convolvable(crops);
-        self.layers.iter().fold(x, |x, layer| layer.forward(&x, train)).to_kind(crops.kind())
+        self.layers.iter().fold(x, |x, layer| layer.forward(&x, phase)).to_kind(crops.kind())
     }
 
     /// Writes the encoder's nodes, batch normalisation folded, and returns the embedding's name in the graph.
@@ -154,7 +181,7 @@ mod tests {
             let (_vs, encoder, count) = weights(backbone);
             assert_eq!(count, total - 1000 * (embedding + 1), "{backbone:?}");
             let crops = Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu));
-            assert_eq!(encoder.forward(&crops, false, Precision::F32).size(), [2, embedding]);
+            assert_eq!(encoder.forward(&crops, Phase::Eval, Precision::F32).size(), [2, embedding]);
         }
     }
 
@@ -163,7 +190,7 @@ mod tests {
         tch::manual_seed(1);
         let (vs, encoder, _) = weights(Backbone::Edge);
         let crops = Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu));
-        let embed = |precision| encoder.forward(&crops, true, precision);
+        let embed = |precision| encoder.forward(&crops, Phase::ALONE, precision);
         let (full, half) = (embed(Precision::F32), embed(Precision::Bf16));
         let error = (&full - &half).norm().double_value(&[]) / full.norm().double_value(&[]);
         assert!(error > 0.0 && error < 0.05, "relative difference {error}");
@@ -179,7 +206,7 @@ mod tests {
         let (_vs, encoder, _) = weights(Backbone::Edge);
         let out = encoder.forward(
             &Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)),
-            false,
+            Phase::Eval,
             Precision::F32,
         );
         assert_eq!(out.size(), [2, Backbone::Edge.embedding_size()]);

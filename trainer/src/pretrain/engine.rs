@@ -8,7 +8,9 @@ use crate::augment::augment;
 use crate::checkpoint::{self, Checkpoint, average_tensors, model_tensors};
 use crate::config;
 use crate::data::{PairBatch, mix, normalise};
+use crate::distributed::Group;
 use crate::method::{self, Objective, Views};
+use crate::ntxent::Contrast;
 use crate::optim::{Optimizer, Schedule, named_parameters};
 
 /// A run's networks and their training state.
@@ -21,32 +23,53 @@ pub struct Engine {
     schedule: Schedule,
     /// Moving averages of the encoder's variables, by name.
     average: Vec<(String, Tensor)>,
+    group: Group,
 }
 
 /// What a step measured, still on the device: reading it waits for the step to end.
 #[derive(Debug)]
 pub struct Outcome {
-    /// `[2]`: loss and top-1 accuracy.
+    /// `[3]`: loss, top-1 accuracy, and how many processes want to stop.
     values: Tensor,
     /// The learning rate.
     pub lr: f64,
 }
 
+/// What a step measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// The loss.
+    pub loss: f64,
+    /// Share of anchors whose positive is nearer than every negative.
+    pub top1: f64,
+    /// Whether some process was asked to stop.
+    pub stop: bool,
+}
+
 impl Outcome {
-    /// The loss and the share of anchors whose positive is nearer than every negative.
-    pub fn read(&self) -> (f64, f64) {
-        (self.values.double_value(&[0]), self.values.double_value(&[1]))
+    /// Waits for the step to end, and reads what it measured.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn read(&self) -> anyhow::Result<Measured> {
+        let values = Vec::<f32>::try_from(self.values.to_device(Device::Cpu))?;
+        Ok(Measured { loss: values[0].into(), top1: values[1].into(), stop: values[2] > 0.0 })
     }
 }
 
 const ENCODER: &str = "encoder.";
 
 impl Engine {
-    /// Fresh networks for a run of so many steps.
+    /// Fresh networks for a run with so many steps an epoch.
     ///
     /// # Errors
     /// Names the file of weights that cannot be read.
-    pub fn new(config: &PretrainConfig, device: Device, steps_an_epoch: i64) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &PretrainConfig,
+        device: Device,
+        steps_an_epoch: i64,
+        group: Group,
+    ) -> anyhow::Result<Self> {
         tch::manual_seed(config.seed as i64);
         let vs = nn::VarStore::new(device);
         let objective = method::build(config, &vs)?;
@@ -58,7 +81,7 @@ impl Engine {
             total_steps: steps_an_epoch * config.epochs,
         };
         let average = if config.ema > 0.0 { copies(&vs) } else { Vec::new() };
-        Ok(Self { config: config.clone(), vs, objective, optimizer, schedule, average })
+        Ok(Self { config: config.clone(), vs, objective, optimizer, schedule, average, group })
     }
 
     /// Steps of the whole run.
@@ -81,28 +104,57 @@ impl Engine {
         self.objective.encoder()
     }
 
-    /// The step of this number, counted from 0. The batch must be kept until the outcome was read.
-    pub fn step(&mut self, batch: &PairBatch, step: i64) -> Outcome {
+    /// The step of this number, counted from 0. The batch must be kept until the outcome was read; `stop` tells all
+    /// processes that this one was asked to stop.
+    ///
+    /// # Errors
+    /// Another process that died.
+    pub fn step(&mut self, batch: &PairBatch, step: i64, stop: bool) -> anyhow::Result<Outcome> {
         let pictures = batch.to_unit(self.device());
-        self.learn(step, |engine, part| engine.views(batch, &pictures, step, part))
+        self.learn(step, stop, |engine, part| engine.views(batch, &pictures, step, part))
     }
 
     /// Learns from the views of each part of a step's batch.
-    pub(crate) fn learn(&mut self, step: i64, views: impl Fn(&Self, usize) -> Views) -> Outcome {
+    pub(crate) fn learn(
+        &mut self,
+        step: i64,
+        stop: bool,
+        views: impl Fn(&Self, usize) -> Views,
+    ) -> anyhow::Result<Outcome> {
         self.optimizer.zero_grad();
-        let parts = self.config.accumulate;
-        let mut values = Tensor::zeros([2], (Kind::Float, self.device()));
-        for part in 0..parts {
-            let contrast = self.objective.contrast(&views(self, part));
-            let loss = contrast.loss / parts as f64;
-            loss.backward();
-            values += Tensor::stack(&[loss.detach(), contrast.top1 / parts as f64], 0).to_kind(Kind::Float);
+        let parts = self.config.accumulate as f64;
+        let world = self.group.world() as f64;
+        let mut sums = [0.0, 0.0, f64::from(u8::from(stop)) * world * parts].map(Tensor::from);
+        for part in 0..self.config.accumulate {
+            let Contrast { loss, top1 } = self.objective.contrast(&views(self, part), &self.group)?;
+            let shares = if self.objective.joins_batches() { parts } else { parts * world };
+            self.group.backward(&(&loss / shares))?;
+            sums[0] = &sums[0] + loss.detach();
+            sums[1] = &sums[1] + top1;
         }
+        let sums = sums.map(|sum| sum.to_kind(Kind::Float).to_device(self.device()));
+        let values = Tensor::stack(&sums, 0) / (parts * world);
+        let mut exchanged = self.optimizer.gradients();
+        exchanged.push(values.shallow_clone());
+        self.group.all_reduce_sum(&mut exchanged)?;
         let lr = self.schedule.lr_at(step);
         self.optimizer.step(lr);
         self.objective.after_step((step + 1) as f64 / self.total_steps() as f64);
         self.follow();
-        Outcome { values, lr }
+        Ok(Outcome { values, lr })
+    }
+
+    /// Makes every process's state that of the first.
+    ///
+    /// # Errors
+    /// Another process that died.
+    pub fn share(&self) -> anyhow::Result<()> {
+        let mut named = model_tensors(&self.vs);
+        named.extend(self.optimizer.state());
+        named.extend(average_tensors(&self.average));
+        named.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut tensors: Vec<Tensor> = named.into_iter().map(|(_, tensor)| tensor).collect();
+        Ok(self.group.broadcast(&mut tensors, 0)?)
     }
 
     /// Augmented views of one part of a batch, whose `pictures` are on the device: every so-many-th pair, so that hard
@@ -120,9 +172,13 @@ impl Engine {
             pictures = pictures.index_select(0, &rows);
             quadruples = quadruples.index_select(0, &rows.narrow(0, 0, (pairs / parts) as i64));
         }
-        let seed = mix(mix(self.config.seed, step as u64), part as u64);
+        let seed = mix(self.config.seed, step as u64);
+        let numbers = batch.pairs.iter().skip(part).step_by(parts).map(|pair| pair.number as u64);
+        let seeds: Vec<u64> = (0..2)
+            .flat_map(|which| numbers.clone().map(move |number| mix(mix(seed, number), which)))
+            .collect();
         let side = i64::from(self.config.side_px);
-        let views = augment(&pictures, &landmarks, &self.config.augment, side, seed);
+        let views = augment(&pictures, &landmarks, &self.config.augment, side, &seeds);
         let views = normalise(&views, self.config.mean, self.config.std);
         let half = views.size()[0] / 2;
         let (first, second) = (views.narrow(0, 0, half), views.narrow(0, half, half));

@@ -11,15 +11,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use tch::Device;
 
 pub use config::{PretrainArgs, PretrainConfig, Recipe, SettingArgs, Switches};
-pub use engine::{Engine, Outcome};
+pub use engine::{Engine, Measured, Outcome};
 pub use log::StepMetrics;
 pub use online::{OnlineProbe, Scores};
 
 use crate::checkpoint::FILE_NAME;
 use crate::data::{Clips, PairBatch, Pictures, Steps, prefetch_pairs, training_device};
-use crate::store::Store;
+use crate::distributed::Group;
+use crate::store::{Store, StoreError};
 use crate::{memory, progress};
 use log::RunLog;
 
@@ -39,7 +41,26 @@ pub fn run(args: &PretrainArgs) -> anyhow::Result<()> {
     };
     let clips = Clips::open(&args.data, config.pairs.timing)?;
     let stop = stop_flag()?;
-    pretrain(&config, clips, &args.out, args.resume, probe, stop)
+    let group = Group::from_env()?;
+    pretrain(&config, clips, Place { out: &args.out, resume: args.resume, group }, probe, stop)
+}
+
+/// Where a run lies, and who takes part.
+#[derive(Clone, Debug)]
+pub struct Place<'a> {
+    /// Its folder; with several processes, one that all of them see.
+    pub out: &'a Path,
+    /// Whether it goes on from the checkpoint there.
+    pub resume: bool,
+    /// The processes that train together.
+    pub group: Group,
+}
+
+impl<'a> Place<'a> {
+    /// A run of this process alone.
+    pub const fn alone(out: &'a Path, resume: bool) -> Self {
+        Self { out, resume, group: Group::single() }
+    }
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -58,34 +79,56 @@ fn stop_flag() -> anyhow::Result<&'static AtomicBool> {
 pub fn pretrain(
     config: &PretrainConfig,
     clips: Clips,
-    out: &Path,
-    resume: bool,
+    place: Place<'_>,
     probe: Option<(OnlineProbe, i64)>,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     config.check()?;
     check_data(config, &clips)?;
-    let steps = Steps { batch: config.batch, seed: config.seed, part: (0, 1) };
-    let device = training_device();
-    let mut engine = Engine::new(config, device, steps.an_epoch(clips.len()))?;
-    let first = if resume { engine.restore(out)? } else { start_run(config, out)? };
+    let Place { out, resume, group } = place;
+    let world = group.world();
+    ensure!(
+        config.batch.is_multiple_of(world * config.accumulate),
+        "batch = {} does not fall into equal parts for {world} processes and accumulate = {}",
+        config.batch,
+        config.accumulate
+    );
+    let steps = Steps { batch: config.batch, seed: config.seed, part: (group.rank(), world) };
+    let device = match training_device() {
+        Device::Cuda(_) => Device::Cuda(group.local_rank()),
+        device => device,
+    };
+    let mut engine = Engine::new(config, device, steps.an_epoch(clips.len()), group.clone())?;
+    let first = match (resume, group.rank()) {
+        (true, _) => engine.restore(out)?,
+        (false, 0) => start_run(config, out)?,
+        (false, _) => 0,
+    };
+    group.barrier()?;
+    engine.share()?;
     let mut run = Run {
-        log: RunLog::open(out, first)?,
+        log: if group.rank() == 0 { Some(RunLog::open(out, first)?) } else { None },
         out,
         steps_an_epoch: steps.an_epoch(clips.len()),
         first,
         started: Instant::now(),
         waited: Duration::ZERO,
         early_memory_mb: None,
-        probe,
-        bar: progress::bar(engine.total_steps() as u64, config.method.name()),
+        probe: probe.filter(|_| group.rank() == 0),
+        bar: if group.rank() == 0 {
+            progress::bar(engine.total_steps() as u64, config.method.name())
+        } else {
+            indicatif::ProgressBar::hidden()
+        },
     };
     let pictures = Pictures::new(clips, config.load_side_px(), config.cache)?;
     std::thread::scope(|scope| {
         let range = first..engine.total_steps();
         let batches = prefetch_pairs(scope, &pictures, config.pairs, steps, range, device)?;
         run.train(&mut engine, batches, stop)
-    })
+    })?;
+    // Nobody ends before the first process has written everything.
+    Ok(group.barrier()?)
 }
 
 /// # Errors
@@ -132,7 +175,8 @@ fn start_run(config: &PretrainConfig, out: &Path) -> anyhow::Result<i64> {
 
 /// A run while it is under way.
 struct Run<'a> {
-    log: RunLog,
+    /// The first process alone writes.
+    log: Option<RunLog>,
     out: &'a Path,
     steps_an_epoch: i64,
     first: i64,
@@ -154,12 +198,13 @@ impl Run<'_> {
     fn train(
         &mut self,
         engine: &mut Engine,
-        batches: impl IntoIterator<Item = Result<PairBatch, crate::store::StoreError>>,
+        batches: impl IntoIterator<Item = Result<PairBatch, StoreError>>,
         stop: &AtomicBool,
     ) -> anyhow::Result<()> {
         let total = engine.total_steps();
         self.bar.set_position(self.first as u64);
         self.bar.reset_eta();
+        self.started = Instant::now();
         let mut pending: Option<Pending> = None;
         let mut step = self.first;
         let mut batches = batches.into_iter();
@@ -170,20 +215,21 @@ impl Run<'_> {
                 self.waited += asked.elapsed();
             }
             let batch = batch?;
-            let outcome = engine.step(&batch, step);
+            let outcome = engine.step(&batch, step, stop.load(Ordering::Relaxed))?;
             // The outcome is read a step late, so that a GPU has the next step to do meanwhile.
-            if let Some(earlier) = pending.replace((step, outcome, batch)) {
-                self.note(engine, earlier)?;
-            }
+            let mut stopped = match pending.replace((step, outcome, batch)) {
+                Some(earlier) => self.note(engine, earlier)?,
+                None => false,
+            };
             step += 1;
-            let stopped = stop.load(Ordering::Relaxed);
             let epoch_done = step % self.steps_an_epoch == 0;
             let save_every = engine.config().checkpoint_steps;
-            if epoch_done || stopped || step == total || (save_every > 0 && step % save_every == 0) {
+            let save_now = save_every > 0 && step % save_every == 0;
+            if epoch_done || save_now || stopped || step == total {
                 if let Some(last) = pending.take() {
-                    self.note(engine, last)?;
+                    stopped |= self.note(engine, last)?;
                 }
-                self.milestone(engine, step, epoch_done, stopped)?;
+                self.milestone(engine, step, epoch_done, save_now || stopped)?;
             }
             if stopped && step < total {
                 self.bar.abandon();
@@ -192,24 +238,28 @@ impl Run<'_> {
             }
         }
         self.bar.finish();
-        self.summary(engine, step);
+        if self.log.is_some() {
+            self.summary(engine, step);
+        }
         Ok(())
     }
 
-    /// Writes down what a step measured.
-    fn note(&mut self, engine: &Engine, (step, outcome, _batch): Pending) -> anyhow::Result<()> {
-        let (loss, top1) = outcome.read();
+    /// Writes down what a step measured; tells whether the run is to stop.
+    fn note(&mut self, engine: &Engine, (step, outcome, _batch): Pending) -> anyhow::Result<bool> {
+        let Measured { loss, top1, stop } = outcome.read()?;
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower --lr");
         let memory_mb = memory::resident_bytes().map_or(0.0, |bytes| bytes as f64 / 1e6);
-        let epoch = step / self.steps_an_epoch;
-        self.log.step(&StepMetrics { step, epoch, loss, top1, lr: outcome.lr, memory_mb })?;
         if step - self.first == WARM_STEPS {
             self.early_memory_mb = Some(memory_mb);
+        }
+        let epoch = step / self.steps_an_epoch;
+        if let Some(log) = &mut self.log {
+            log.step(&StepMetrics { step, epoch, loss, top1, lr: outcome.lr, memory_mb })?;
         }
         let rate = self.images_per_sec(engine, step + 1);
         self.bar.set_message(format!("loss {loss:.3} top-1 {:.1} % {rate:.0} images/s", 100.0 * top1));
         self.bar.inc(1);
-        Ok(())
+        Ok(stop)
     }
 
     /// Checkpoints, online scores and warnings, where it is time for them.
@@ -218,24 +268,25 @@ impl Run<'_> {
         engine: &Engine,
         step: i64,
         epoch_done: bool,
-        stopped: bool,
+        save_now: bool,
     ) -> anyhow::Result<()> {
         let config = engine.config();
         let epochs = step / self.steps_an_epoch;
         let due = epoch_done && epochs % config.checkpoint_epochs == 0;
-        let by_steps = config.checkpoint_steps > 0 && step % config.checkpoint_steps == 0;
-        if due || by_steps || stopped || step == engine.total_steps() {
+        let (rate, wait_share) = (self.images_per_sec(engine, step), self.wait_share());
+        let Some(log) = &mut self.log else { return Ok(()) };
+        if due || save_now || step == engine.total_steps() {
             engine.save(&self.out.join(FILE_NAME), step)?;
         }
         if !epoch_done {
             return Ok(());
         }
-        let top1 = self.log.epoch_top1();
+        let top1 = log.epoch_top1();
         if due && top1 >= config.keep_from_top1 {
             engine.save(&self.out.join(format!("{KEPT_PREFIX}{epochs:04}.safetensors")), step)?;
         }
-        self.log.speed(step, self.images_per_sec(engine, step), self.wait_share())?;
-        let mut warning = self.log.warning();
+        log.speed(step, rate, wait_share)?;
+        let mut warning = log.warning();
         if let Some((probe, every)) = &self.probe
             && (epochs % every == 0 || step == engine.total_steps())
         {
@@ -244,7 +295,7 @@ impl Run<'_> {
                 "epoch {epochs:>4}  top-1 {top1:.3}  online kNN {:.4}  online linear probe {:.4}",
                 scores.knn, scores.linear
             ));
-            warning = self.log.online(step, &scores)?.or(warning);
+            warning = log.online(step, &scores)?.or(warning);
         }
         if let Some(warning) = warning {
             self.bar.println(format!("warning: {warning}"));
