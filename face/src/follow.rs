@@ -158,6 +158,13 @@ impl Follower {
         Ok(Self::new(finder, landmarker, options.find_every))
     }
 
+    /// Forgets every face, as before a clip that has nothing to do with the last one.
+    pub fn forget(&mut self) {
+        self.detections.clear();
+        self.landmarks.clear();
+        self.tracker.forget();
+    }
+
     /// The finder's name.
     pub fn finder_name(&self) -> &'static str {
         self.finder.name()

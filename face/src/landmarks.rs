@@ -22,6 +22,10 @@ pub const TEMPLATE: CropTemplate = CropTemplate {
     box_shift: [0.0, 0.03],
 };
 
+/// Looks at a crop whose framing is not known. On 437 frames of YouTube Faces, which are framed loosely, the mean error is
+/// 0.158 of the distance of the eyes after one, 0.058 after two, 0.045 after three; started by the finder it is 0.044.
+pub const CROP_LOOKS: usize = 3;
+
 /// Landmarks and how sure it is that they are of a face.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Landmarks {
@@ -125,6 +129,25 @@ impl Landmarker {
         let finite =
             presence.is_finite() && points.iter().all(|p: &Point| p.x.is_finite() && p.y.is_finite());
         Ok(finite.then_some(Landmarks { points, presence }))
+    }
+
+    /// Finds the landmarks of the face that a picture is a crop of: first as if its middle square were an encoder's crop,
+    /// then, [`CROP_LOOKS`] times in all, framed by what was found.
+    ///
+    /// # Errors
+    /// As [`Landmarker::locate`].
+    pub fn locate_in_crop(&mut self, crop: &Frame) -> Result<Option<Landmarks>, LandmarkError> {
+        let (width, height) = (crop.width() as f32, crop.height() as f32);
+        let side = width.min(height) / CropTemplate::default().box_scale;
+        let bbox = Rect::new((width - side) / 2.0, (height - side) / 2.0, side, side);
+        let mut face = Detection { bbox, score: 1.0, landmarks: None };
+        let mut found = self.locate(crop, &face)?;
+        for _ in 1..CROP_LOOKS {
+            let Some(last) = found else { break };
+            face.landmarks = Some(last.five_points());
+            found = self.locate(crop, &face)?;
+        }
+        Ok(found)
     }
 
     /// Runs the network on the crop as it is.

@@ -16,6 +16,7 @@ pub mod landmarks;
 mod network;
 pub mod pose;
 pub mod track;
+pub mod video;
 
 pub use align::{Aligner, CropTemplate};
 pub use bundle::{Bundle, BundleError, Manifest};
@@ -27,6 +28,7 @@ pub use geometry::{Point, Rect, Similarity};
 pub use landmarks::{LandmarkError, Landmarker, Landmarks};
 pub use pose::{HeadPose, head_pose};
 pub use track::{Track, Tracker};
+pub use video::{VideoError, VideoNext, VideoReader};
 
 /// An error and its causes in one line; a cause that the text before it already tells is not told again.
 pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {

@@ -27,8 +27,8 @@ const CONFIRM_HITS: u32 = 2;
 const CONFIRM_SCORE: f32 = 0.9;
 /// A shown face that the finder misses stays this long where it was last seen.
 const COAST_SECS: f64 = 0.5;
-/// A face that returns within this time to about the same place keeps its id.
-const FORGET_SECS: f64 = 2.0;
+/// A face that returns within this time to about the same place keeps its id; after it, the id is not seen again.
+pub const FORGET_SECS: f64 = 2.0;
 /// Weight of a new box against the smoothed one.
 const BOX_GAIN: f32 = 0.6;
 
@@ -105,6 +105,11 @@ impl Tracker {
             self.tracks.iter().filter(|t| t.hits >= CONFIRM_HITS && t_secs - t.seen_secs <= COAST_SECS),
         );
         &self.shown
+    }
+
+    /// Forgets every face; ids go on counting.
+    pub fn forget(&mut self) {
+        self.tracks.clear();
     }
 
     /// Fills `pairs` with every track and detection that may be one face, best first.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use semblance_face::finder::{ConvFinder, Finder, SeetaFinder};
 use semblance_face::landmarks::{LANDMARKS, face_box, five_points, inter_ocular};
-use semblance_face::{Bundle, CropTemplate, Detection, Frame, Landmarker, Point, Rect, head_pose};
+use semblance_face::{Bundle, Detection, Frame, Landmarker, Point, head_pose};
 use semblance_synth::{RenderOptions, empty_scene};
 
 use crate::data::mix;
@@ -297,18 +297,11 @@ fn search_faceless(dir: &std::path::Path, finder: &mut dyn Finder) -> anyhow::Re
 fn framing(store: &Store, landmarker: &mut Landmarker) -> anyhow::Result<([[f32; 2]; 5], usize)> {
     const MOST_PICTURES: usize = 4000;
     const SURE_PRESENCE: f32 = 0.95;
-    let template = CropTemplate::default();
     let mut seen: [[Vec<f32>; 2]; 5] = Default::default();
     for i in store.split(Split::Train).into_iter().take(MOST_PICTURES) {
         let frame = store.record(i).decode()?;
         let (width, height) = (frame.width() as f32, frame.height() as f32);
-        let side = width.min(height) / template.box_scale;
-        let bbox = Rect::new((width - side) / 2.0, (height - side) / 2.0, side, side);
-        let mut face = Detection { bbox, score: 1.0, landmarks: None };
-        // Once from the whole crop, then from what was found there.
-        let mut found = landmarker.locate(&frame, &face)?;
-        face.landmarks = found.map(|l| l.five_points());
-        found = landmarker.locate(&frame, &face)?;
+        let found = landmarker.locate_in_crop(&frame)?;
         let Some(found) = found.filter(|l| l.presence >= SURE_PRESENCE) else { continue };
         for ([xs, ys], p) in seen.iter_mut().zip(found.five_points()) {
             xs.push(p.x / width);

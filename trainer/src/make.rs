@@ -89,7 +89,8 @@ fn prepared(args: &MakeArgs, layout: Layout) -> anyhow::Result<Store> {
     let out = args.work.join("store");
     if !out.exists() {
         std::fs::create_dir_all(&args.work).with_context(|| args.work.display().to_string())?;
-        prepare::run(&PrepareArgs::new(layout, args.src.clone(), out.clone()))?;
+        let args = PrepareArgs::new(layout, args.src.clone(), out.clone());
+        prepare::prepare(&args, &AtomicBool::new(false))?;
     }
     Ok(Store::open(&out)?)
 }

@@ -5,12 +5,13 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use npyz::WriterBuilder;
 use semblance_face::labels::Expression;
-use semblance_trainer::prepare::{PrepareArgs, run};
+use semblance_trainer::prepare::PrepareArgs;
 use semblance_trainer::store::{Split, Store};
 use tempfile::TempDir;
 
@@ -21,7 +22,8 @@ fn prepare(words: &[&str]) -> anyhow::Result<()> {
         #[command(flatten)]
         args: PrepareArgs,
     }
-    run(&Cli::try_parse_from([&["prepare"], words].concat())?.args)
+    let args = Cli::try_parse_from([&["prepare"], words].concat())?.args;
+    semblance_trainer::prepare::prepare(&args, &AtomicBool::new(false))
 }
 
 /// Reads `src` into a store below `dir`.

@@ -5,12 +5,16 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use semblance_face::labels::Expression;
+use semblance_face::{Frame, Landmarker};
 
-use super::{Outcome, PrepareArgs, drop_stored, encode_jpeg, par_encode};
-use crate::store::{Sample, Split, StoreWriter};
+use super::in_order::{Stop, Worker};
+use super::report::Reason;
+use super::{Part, Session, Stored, crop_landmarks, encode_jpeg, open_landmarker};
+use crate::store::{Sample, Split};
 
 const SIDE: usize = 48;
 const PIXELS: usize = SIDE * SIDE;
@@ -54,25 +58,51 @@ struct Row {
     votes: Option<[f32; 8]>,
 }
 
-pub(super) fn read(args: &PrepareArgs, writer: &mut StoreWriter) -> anyhow::Result<Outcome> {
+pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
+    let (args, stop) = (session.args, session.stop);
     let path = &args.src;
-    let mut rows = match path.extension().and_then(|e| e.to_str()) {
+    let rows = match path.extension().and_then(|e| e.to_str()) {
         Some("npz") => read_npz(path)?,
         Some("csv") => read_csv(path)?,
         _ => bail!("{}: layout fer2013 reads a .csv or an .npz file", path.display()),
     };
-    let outcome = drop_stored(&mut rows, writer, |row| (&row.identity, VIDEO));
-    let encode = |row: &Row| encode_jpeg(&row.pixels, SIDE as u32, SIDE as u32, 1, args.quality);
-    par_encode(&rows, "encoding", encode, |row, jpeg, _| {
-        writer.begin_video(&row.identity, VIDEO);
-        let sample = Sample {
+    let bundle = args.landmark_bundle()?;
+    let rows = session.admit(rows, |row| (&row.identity, VIDEO));
+    let rows = rows.into_iter().take_while(|_| !stop.load(Ordering::Relaxed));
+    session.store_all(rows, || {
+        let landmarker = bundle.as_ref().map(open_landmarker).transpose()?;
+        Ok(RowWorker { quality: args.quality, landmarker })
+    })
+}
+
+struct RowWorker {
+    quality: u8,
+    landmarker: Option<Landmarker>,
+}
+
+impl Worker<Row> for RowWorker {
+    type Output = Part;
+
+    fn work(&mut self, row: &Row, _: &Stop<'_>) -> anyhow::Result<Option<Part>> {
+        let side = SIDE as u32;
+        let mut part = Part::new(&row.identity);
+        part.frames_read = 1;
+        let mut sample = Sample {
             expression: Some(row.expression),
             votes: row.votes,
             ..Sample::unlabelled(0.0, row.split)
         };
-        Ok(writer.push(&jpeg?, &sample)?)
-    })?;
-    Ok(outcome)
+        if let Some(landmarker) = &mut self.landmarker {
+            let frame = Frame::new(side, side, row.pixels.iter().flat_map(|&v| [v; 3]).collect())?;
+            sample.landmarks = crop_landmarks(landmarker, &frame)?;
+            if sample.landmarks.is_none() {
+                part.pass_over(Reason::NoLandmarks, 1, row.identity.clone());
+            }
+        }
+        let jpeg = encode_jpeg(&row.pixels, side, side, 1, self.quality)?;
+        part.videos.push((VIDEO.to_owned(), vec![Stored { jpeg, sample }]));
+        Ok(Some(part))
+    }
 }
 
 /// The identity of the picture in this row, counted from 0.

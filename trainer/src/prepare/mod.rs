@@ -1,20 +1,31 @@
 //! `trainer prepare`: data sets as their publishers lay them out, into a clip store.
 
 mod fer2013;
+mod followed;
 mod frames;
+mod in_order;
+mod report;
+mod tree;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use indicatif::ProgressBar;
+use semblance_face::landmarks::LANDMARKS;
+use semblance_face::track::FORGET_SECS;
+use semblance_face::{Bundle, Frame, Landmarker, Point};
 use serde::{Deserialize, Serialize};
 
+use self::in_order::{Worker, in_order};
+pub use self::report::{FILE_NAME as REPORT, PassedOver, Reason, Report, Reports};
+pub use self::tree::Shard;
 use crate::inspect::Summary;
 use crate::progress;
-use crate::store::{Provenance, Store, StoreWriter};
+use crate::store::{Provenance, Sample, Store, StoreWriter};
 
 /// How a data set is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -22,8 +33,12 @@ use crate::store::{Provenance, Store, StoreWriter};
 pub enum Layout {
     /// FER-2013: Kaggle's CSV (emotion,pixels,Usage), or an .npz with images, labels, usage and maybe ferplus_votes.
     Fer2013,
-    /// Folders identity/video/frame.jpg, frames in the order of the numbers in their names.
+    /// Folders identity/video/frame.jpg or identity/video/track/frame.jpg (VoxCeleb1), or both, frames in the order of the
+    /// numbers in their names; kept as they are unless --align is given.
     Frames,
+    /// Video files identity/video/track.mp4 (VoxCeleb2), identity/clip.mp4, or clip.mp4 with an identity each; read
+    /// through the ffmpeg program, their faces aligned.
+    Videos,
 }
 
 impl Layout {
@@ -31,6 +46,7 @@ impl Layout {
         match self {
             Self::Fer2013 => "fer2013",
             Self::Frames => "frames",
+            Self::Videos => "videos",
         }
     }
 }
@@ -54,90 +70,378 @@ pub struct PrepareArgs {
     #[arg(long)]
     pub append: bool,
 
-    /// Frames per second of the source (layout frames)
-    #[arg(long, default_value_t = 25.0)]
-    pub fps: f64,
+    /// Layout frames: frames a second of the source [default: 25]. Layout videos: frames a second to take [default: 4]
+    #[arg(long, value_parser = rate)]
+    pub fps: Option<f64>,
+
+    /// Find and follow the faces of each video, and store them cut out and aligned by five points, with 68 landmarks and
+    /// head pose (always so for layout videos)
+    #[arg(long)]
+    pub align: bool,
+
+    /// Find 68 landmarks in pictures that are kept as they are, each taken to be the crop of one face
+    #[arg(long)]
+    pub landmarks: bool,
+
+    /// Bundle whose networks find faces and landmarks, and whose crop template aligns them
+    #[arg(long, default_value = "models/default")]
+    pub bundle: PathBuf,
+
+    /// Side of aligned crops in pixels
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=1024))]
+    pub side_px: u32,
+
+    /// Of each video, store every face that is followed, not only the one that is longest in view and most central
+    #[arg(long)]
+    pub all_faces: bool,
+
+    /// Leave out faces whose box's longer side is below this, in pixels of the source (with alignment)
+    #[arg(long, default_value_t = 48.0, value_parser = not_negative::<f32>)]
+    pub min_face_px: f32,
+
+    /// Leave out faces that are followed for less than this, in seconds (with alignment) [default: 1 for layout videos, 0
+    /// for frames]
+    #[arg(long, value_parser = not_negative::<f64>)]
+    pub min_seconds: Option<f64>,
+
+    /// Read part i of n of the videos, i from 1 to n (1/8, .., 8/8), each into a store of its own: for cluster arrays. A hash
+    /// of a video's name decides which part it is in, whatever else is in the set
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
 
     /// Quality of JPEGs that have to be encoded, 1 to 100; pictures that are JPEG already are kept as they are
     #[arg(long, default_value_t = 95, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub quality: u8,
 
-    /// Share of the identities that go to validation (layout frames); the choice follows from their names alone
+    /// Share of the identities that go to validation (not for fer2013); the choice follows from their names alone
     #[arg(long, default_value_t = 0.1)]
     pub val_share: f64,
+
+    /// Frames after which the store is brought up to date on the disk: what an interruption can cost at most, beside the
+    /// videos in work
+    #[arg(long, default_value_t = 20_000, value_name = "FRAMES")]
+    pub commit_every: usize,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|fps: &f64| fps.is_finite() && *fps > 0.0)
+        .ok_or("give a rate above 0".to_owned())
+}
+
+fn not_negative<T: std::str::FromStr + PartialOrd + Default>(text: &str) -> Result<T, String> {
+    text.parse().ok().filter(|value| *value >= T::default()).ok_or("give a number, 0 or more".to_owned())
 }
 
 impl PrepareArgs {
     /// The defaults of the flags.
     pub fn new(layout: Layout, src: PathBuf, out: PathBuf) -> Self {
-        Self { layout, src, out, append: false, fps: 25.0, quality: 95, val_share: 0.1 }
+        Self {
+            layout,
+            src,
+            out,
+            append: false,
+            fps: None,
+            align: false,
+            landmarks: false,
+            bundle: PathBuf::from("models/default"),
+            side_px: 128,
+            all_faces: false,
+            min_face_px: 48.0,
+            min_seconds: None,
+            shard: None,
+            quality: 95,
+            val_share: 0.1,
+            commit_every: 20_000,
+        }
+    }
+
+    /// Frames a second of the source (layout frames), or to take (layout videos). SSLFER takes about 4.
+    fn fps(&self) -> f64 {
+        self.fps.unwrap_or(if self.layout == Layout::Videos { 4.0 } else { 25.0 })
+    }
+
+    fn min_secs(&self) -> f64 {
+        self.min_seconds.unwrap_or(if self.layout == Layout::Videos { 1.0 } else { 0.0 })
+    }
+
+    /// Whether faces are followed and aligned.
+    fn follows(&self) -> bool {
+        self.layout == Layout::Videos || self.align
+    }
+
+    /// The bundle, where landmarks are wanted of pictures that are kept as they are.
+    fn landmark_bundle(&self) -> anyhow::Result<Option<Bundle>> {
+        self.landmarks.then(|| Ok(Bundle::open(&self.bundle)?)).transpose()
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if !(0.0..=1.0).contains(&self.val_share) {
+            bail!("--val-share {} is outside [0, 1]", self.val_share);
+        }
+        if !self.src.exists() {
+            bail!("{}: no such file or folder", self.src.display());
+        }
+        let pictures = self.layout == Layout::Fer2013;
+        ensure!(!(self.align && pictures), "--align is for layout frames: fer2013 has crops already");
+        ensure!(
+            !self.follows() || self.fps() * FORGET_SECS > 1.0,
+            "--fps {}: a face cannot be followed over gaps of {FORGET_SECS} s and more",
+            self.fps()
+        );
+        ensure!(self.follows() || !self.all_faces, "--all-faces needs --align");
+        ensure!(self.follows() || self.min_seconds.is_none(), "--min-seconds needs --align");
+        Ok(())
     }
 }
 
-/// Frames after which a long run commits, at the next video's beginning: what an interruption can cost.
-const CHECKPOINT_FRAMES: usize = 20_000;
-
-/// What a layout's reader did.
-#[derive(Clone, Copy, Debug, Default)]
-struct Outcome {
-    /// Pictures that could not be read.
-    skipped: u64,
-    /// Pictures of videos that the store had.
-    stored_before: u64,
+/// A picture as it goes to the store.
+struct Stored {
+    jpeg: Vec<u8>,
+    sample: Sample,
 }
 
-/// Reads a data set into a store.
+/// What came of a video of the data set, or of successive frames of it.
+struct Part {
+    identity: String,
+    /// Whether it is the first of its video.
+    starts: bool,
+    frames_read: u64,
+    /// Names in the store and frames; a video that has frames before this part goes on.
+    videos: Vec<(String, Vec<Stored>)>,
+    passed_over: Vec<(Reason, u64, String)>,
+}
+
+impl Part {
+    fn new(identity: &str) -> Self {
+        Self {
+            identity: identity.to_owned(),
+            starts: true,
+            frames_read: 0,
+            videos: Vec::new(),
+            passed_over: Vec::new(),
+        }
+    }
+
+    /// Notes what is not stored, unless it is nothing.
+    fn pass_over(&mut self, reason: Reason, count: u64, example: String) {
+        if count > 0 {
+            self.passed_over.push((reason, count, example));
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let frames = self.videos.iter().flat_map(|(_, frames)| frames);
+        frames.map(|stored| stored.jpeg.len() + size_of::<Stored>()).sum()
+    }
+}
+
+/// One run: the store that is written and what is known of it.
+struct Session<'a> {
+    args: &'a PrepareArgs,
+    stop: &'a AtomicBool,
+    writer: StoreWriter,
+    report: Report,
+    earlier: Reports,
+    bar: ProgressBar,
+    start: Instant,
+    /// Frames at the last commit.
+    committed: usize,
+    /// The video that the store's last frame is of.
+    current: Option<(String, String)>,
+}
+
+impl<'a> Session<'a> {
+    fn open(args: &'a PrepareArgs, stop: &'a AtomicBool) -> anyhow::Result<Self> {
+        let writer =
+            if args.append { StoreWriter::append(&args.out)? } else { StoreWriter::create(&args.out)? };
+        let earlier = if args.append { Reports::load(&args.out)? } else { Reports::default() };
+        let report = Report {
+            layout: args.layout.name().to_owned(),
+            source: args.src.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            shard: args.shard.map(|shard| shard.to_string()),
+            ..Report::default()
+        };
+        Ok(Self {
+            args,
+            stop,
+            committed: writer.len(),
+            writer,
+            report,
+            earlier,
+            bar: ProgressBar::hidden(),
+            start: Instant::now(),
+            current: None,
+        })
+    }
+
+    /// The items that this run is to read: those of its shard whose video the store does not have.
+    fn admit<T>(&mut self, mut items: Vec<T>, names: impl Fn(&T) -> (&str, &str)) -> Vec<T> {
+        let counts = &mut self.report.videos;
+        counts.found = items.len() as u64;
+        items.retain(|item| {
+            let (identity, video) = names(item);
+            if self.args.shard.is_some_and(|shard| !shard.has(identity, video)) {
+                counts.other_shards += 1;
+                return false;
+            }
+            let stored = self.writer.has_video(identity, video);
+            counts.stored_before += u64::from(stored);
+            !stored
+        });
+        self.bar = progress::bar(items.len() as u64, "videos");
+        items
+    }
+
+    /// Works on the items on every core, and stores what comes of each, in order.
+    fn store_all<T: Send, W: Worker<T, Output = Part>>(
+        &mut self,
+        items: impl Iterator<Item = T> + Send,
+        worker: impl Fn() -> anyhow::Result<W> + Sync,
+    ) -> anyhow::Result<()> {
+        // From here on a run that is killed has its entry, as one that did not finish.
+        self.save_report()?;
+        let (threads, stop) = (rayon::current_num_threads(), self.stop);
+        in_order(items, threads, stop, worker, Part::bytes, |_, part| self.take(part))
+    }
+
+    fn take(&mut self, part: Part) -> anyhow::Result<()> {
+        if part.starts {
+            self.commit_if_due()?;
+            self.report.videos.read += 1;
+            self.bar.inc(1);
+        }
+        for (reason, count, example) in part.passed_over {
+            self.report.add(reason, count, example);
+        }
+        self.report.frames.read += part.frames_read;
+        for (i, (video, frames)) in part.videos.into_iter().enumerate() {
+            let names = (part.identity.clone(), video);
+            if !frames.is_empty() && self.current.as_ref() != Some(&names) {
+                self.report.videos.stored += u64::from(i == 0);
+                self.writer.begin_video(&names.0, &names.1);
+                self.current = Some(names);
+            }
+            for stored in frames {
+                self.writer.push(&stored.jpeg, &stored.sample)?;
+                self.report.frames.stored += 1;
+            }
+        }
+        let rate = self.report.frames.read as f64 / self.start.elapsed().as_secs_f64();
+        self.bar.set_message(format!("{rate:.0} frames/s, {} stored", self.report.frames.stored));
+        Ok(())
+    }
+
+    /// Between videos only: a video is in the store whole or not at all.
+    fn commit_if_due(&mut self) -> anyhow::Result<()> {
+        // The index grows with the store, and is written whole.
+        if self.writer.len() - self.committed >= self.args.commit_every.max(self.committed / 4) {
+            self.writer.checkpoint()?;
+            self.committed = self.writer.len();
+            self.save_report()?;
+        }
+        Ok(())
+    }
+
+    fn save_report(&mut self) -> anyhow::Result<()> {
+        self.report.seconds = self.start.elapsed().as_secs_f64();
+        self.earlier.runs.push(self.report.clone());
+        let saved = self.earlier.save(&self.args.out);
+        self.earlier.runs.pop();
+        saved
+    }
+
+    /// Makes what was stored last, tells what came of the run, and fails where nothing did.
+    fn close(mut self) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        let stopped = self.stop.load(Ordering::Relaxed);
+        self.report.finished = !stopped;
+        self.save_report()?;
+        let (args, videos, stored) = (self.args, self.report.videos, self.report.frames.stored);
+        let nothing = stored == 0 && videos.stored_before == 0;
+        if nothing && !stopped && videos.read > 0 {
+            let passed = self.report.passed_over.values().next().and_then(|p| p.examples.first());
+            let example = passed.map(|example| format!(": {example}")).unwrap_or_default();
+            bail!(
+                "{}: nothing of it could be stored{example} (see {})",
+                args.src.display(),
+                args.out.join(REPORT).display()
+            );
+        }
+        // A shard that no video falls to is a store without frames.
+        if stored > 0 || (nothing && !stopped) {
+            self.writer.commit(Provenance {
+                layout: self.report.layout.clone(),
+                source: self.report.source.clone(),
+                skipped: self.report.total(),
+            })?;
+        }
+        eprintln!("{}", self.report);
+        if stopped {
+            eprintln!(
+                "stopped after {} of {} videos; --append continues",
+                videos.read,
+                self.bar.length().unwrap_or(0)
+            );
+        } else {
+            eprintln!("{}", Summary::of(&Store::open(&args.out)?));
+        }
+        Ok(())
+    }
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Runs `trainer prepare`; Ctrl-C ends it with the videos that are done.
 ///
 /// # Errors
-/// Names the file that cannot be read or written. What was in the store before stays.
+/// Those of [`prepare`].
 pub fn run(args: &PrepareArgs) -> anyhow::Result<()> {
-    if !(args.fps.is_finite() && args.fps > 0.0) {
-        bail!("--fps {} is not a rate above 0", args.fps);
-    }
-    if !(0.0..=1.0).contains(&args.val_share) {
-        bail!("--val-share {} is outside [0, 1]", args.val_share);
-    }
-    if !args.src.exists() {
-        bail!("{}: no such file or folder", args.src.display());
-    }
-    let start = Instant::now();
-    let mut writer =
-        if args.append { StoreWriter::append(&args.out)? } else { StoreWriter::create(&args.out)? };
-    let before = writer.len();
-    let outcome = match args.layout {
-        Layout::Fer2013 => fer2013::read(args, &mut writer)?,
-        Layout::Frames => frames::read(args, &mut writer)?,
-    };
-    let added = writer.len() - before;
-    if added == 0 && outcome.stored_before == 0 {
-        bail!("{}: no picture could be read", args.src.display());
-    }
-    let source = args.src.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    if added > 0 {
-        writer.commit(Provenance {
-            layout: args.layout.name().to_owned(),
-            source,
-            skipped: outcome.skipped,
-        })?;
-    }
-    eprintln!(
-        "{added} frames added, {} skipped, {} there before, in {:.1} s",
-        outcome.skipped,
-        outcome.stored_before,
-        start.elapsed().as_secs_f64()
-    );
-    eprintln!("{}", Summary::of(&Store::open(&args.out)?));
-    Ok(())
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
+    prepare(args, &STOP)
 }
 
-/// Drops the items of videos that the store has, and counts them.
-fn drop_stored<T>(items: &mut Vec<T>, writer: &StoreWriter, video: impl Fn(&T) -> (&str, &str)) -> Outcome {
-    let before = items.len();
-    items.retain(|item| {
-        let (identity, video) = video(item);
-        !writer.has_video(identity, video)
-    });
-    Outcome { stored_before: (before - items.len()) as u64, ..Outcome::default() }
+/// Reads a data set into a store, until `stop` is set.
+///
+/// # Errors
+/// Names the file that cannot be read or written. What was in the store before stays. A picture or video that cannot be
+/// used is no error, but one of which nothing can is.
+pub fn prepare(args: &PrepareArgs, stop: &AtomicBool) -> anyhow::Result<()> {
+    args.check()?;
+    let mut session = Session::open(args, stop)?;
+    match args.layout {
+        Layout::Fer2013 => fer2013::read(&mut session)?,
+        Layout::Frames if !args.align => frames::read(&mut session)?,
+        Layout::Frames | Layout::Videos => followed::read(&mut session)?,
+    }
+    session.close()
+}
+
+/// Below this presence the landmark network sees no face.
+const MIN_PRESENCE: f32 = 0.5;
+
+fn open_landmarker(bundle: &Bundle) -> anyhow::Result<Landmarker> {
+    let network = bundle.landmarks_onnx().zip(bundle.manifest().landmarks.as_ref());
+    let (onnx, entry) = network.with_context(|| {
+        format!("{}: this bundle has no landmark network: give another (--bundle)", bundle.dir().display())
+    })?;
+    Ok(Landmarker::new(onnx, entry.input_side_px)?)
+}
+
+/// The landmarks of the face that a picture is a crop of, as [`Sample::landmarks`] has them; `None` where there is none.
+fn crop_landmarks(landmarker: &mut Landmarker, crop: &Frame) -> anyhow::Result<Option<[f32; 136]>> {
+    let found = landmarker.locate_in_crop(crop)?.filter(|found| found.presence >= MIN_PRESENCE);
+    Ok(found.map(|found| in_shares(&found.points, crop.width(), crop.height())))
+}
+
+/// Landmarks in shares of a picture's sides.
+fn in_shares(points: &[Point; LANDMARKS], width: u32, height: u32) -> [f32; 136] {
+    let (width, height) = (width as f32, height as f32);
+    std::array::from_fn(|i| {
+        let p = points[i / 2];
+        if i % 2 == 0 { p.x / width } else { p.y / height }
+    })
 }
 
 /// A JPEG of grey (`channels` 1) or RGB (3) pixels.
@@ -156,30 +460,4 @@ pub fn encode_jpeg(
         .encode(pixels, width, height, colour)
         .with_context(|| format!("cannot encode a picture of {width}x{height}"))?;
     Ok(jpeg)
-}
-
-/// Encodes in parallel and hands over in order, with progress.
-fn par_encode<'a, T: Sync>(
-    items: &'a [T],
-    what: &str,
-    encode: impl Fn(&T) -> anyhow::Result<Vec<u8>> + Sync,
-    mut take: impl FnMut(&'a T, anyhow::Result<Vec<u8>>, &ProgressBar) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    use rayon::prelude::*;
-    const CHUNK: usize = 1024;
-    let bar = progress::bar(items.len() as u64, what);
-    for chunk in items.chunks(CHUNK) {
-        let encoded: Vec<_> = chunk.par_iter().map(&encode).collect();
-        for (item, jpeg) in chunk.iter().zip(encoded) {
-            take(item, jpeg, &bar)?;
-        }
-        bar.inc(chunk.len() as u64);
-    }
-    bar.finish_and_clear();
-    Ok(())
-}
-
-/// The file's name for a message that is about one picture among many.
-fn relative(path: &Path, root: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).display().to_string()
 }

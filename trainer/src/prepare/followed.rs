@@ -1,0 +1,400 @@
+//! Videos, and folders of their frames, whose faces are found, followed and cut out aligned.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use semblance_face::track::FORGET_SECS;
+use semblance_face::video::VideoError;
+use semblance_face::{
+    Aligner, Bundle, Face, FollowOptions, Follower, Frame, VideoNext, VideoReader, describe, head_pose,
+};
+
+use super::in_order::{Stop, Worker};
+use super::report::Reason;
+use super::tree::{Clip, frame_folders, frames_in, relative, split_of, video_files};
+use super::{Layout, Part, PrepareArgs, Session, Stored, encode_jpeg, in_shares};
+use crate::store::{Sample, Split};
+
+/// What stands between a video's name and the number of a face that is not its main one. A folder or file has a name,
+/// so no other video is called so.
+const FACE_SEPARATOR: &str = "//";
+
+pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
+    let (args, stop) = (session.args, session.stop);
+    let bundle = Bundle::open(&args.bundle)?;
+    anyhow::ensure!(
+        bundle.landmarks_onnx().is_some(),
+        "{}: this bundle has no landmark network, which faces are aligned by: give another (--bundle)",
+        args.bundle.display()
+    );
+    let clips = match args.layout {
+        Layout::Videos => video_files(&args.src, &mut session.report)?,
+        _ => frame_folders(&args.src, &mut session.report)?,
+    };
+    let clips = session.admit(clips, Clip::names);
+    let clips = clips.into_iter().take_while(|_| !stop.load(Ordering::Relaxed));
+    session.store_all(clips, || FaceReader::open(&bundle, args))
+}
+
+/// Reads the faces of one video after another.
+struct FaceReader<'a> {
+    args: &'a PrepareArgs,
+    follower: Follower,
+    aligner: Aligner,
+    frame: Frame,
+    crop: Vec<u8>,
+}
+
+impl<'a> FaceReader<'a> {
+    fn open(bundle: &Bundle, args: &'a PrepareArgs) -> anyhow::Result<Self> {
+        // At a few frames a second, faces move too far to be looked for where they were.
+        let options = FollowOptions { find_every: 1, ..FollowOptions::default() };
+        let follower = Follower::from_bundle(bundle, &options)?;
+        let aligner = Aligner::new(bundle.manifest().crop, args.side_px);
+        let crop = vec![0; (args.side_px * args.side_px * 3) as usize];
+        Ok(Self { args, follower, aligner, frame: Frame::black(1, 1)?, crop })
+    }
+
+    /// Adds the faces of the current frame to `faces`.
+    fn look(&mut self, name: &str, split: Split, faces: &mut Faces) -> anyhow::Result<()> {
+        let Self { args, follower, aligner, frame, crop } = self;
+        let (found, _) = follower.update(frame).with_context(|| name.to_owned())?;
+        faces.begin_frame(frame.t_secs);
+        for face in found {
+            let Some(size_px) = face.seen.map(|seen| seen.bbox.w.max(seen.bbox.h)) else { continue };
+            faces.any_seen = true;
+            if size_px < args.min_face_px {
+                faces.too_small(size_px);
+            } else if let Some(stored) = cut(frame, face, aligner, crop, args.quality, split)? {
+                faces.push(face.id, centrality(face, frame), stored);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Worker<Clip> for FaceReader<'_> {
+    type Output = Part;
+
+    fn work(&mut self, clip: &Clip, stop: &Stop<'_>) -> anyhow::Result<Option<Part>> {
+        let name = relative(&clip.path, &self.args.src);
+        let split = split_of(&clip.identity, self.args.val_share);
+        let mut part = Part::new(&clip.identity);
+        let mut faces = Faces::new(self.args);
+        self.follower.forget();
+        if let Some(mut pictures) = Pictures::open(clip, self.args, &mut part)? {
+            while pictures.next(&mut self.frame, self.args, &mut part)? {
+                if stop.is_set() {
+                    return Ok(None);
+                }
+                part.frames_read += 1;
+                self.look(&name, split, &mut faces)?;
+            }
+        }
+        faces.finish(&clip.video, &name, &mut part);
+        Ok(Some(part))
+    }
+}
+
+/// The pictures of one video, in order.
+enum Pictures {
+    Video(VideoReader),
+    Files(std::vec::IntoIter<(PathBuf, f64)>),
+}
+
+impl Pictures {
+    /// `None` where the video cannot be read, which is noted.
+    fn open(clip: &Clip, args: &PrepareArgs, part: &mut Part) -> anyhow::Result<Option<Self>> {
+        if args.layout == Layout::Videos {
+            return Ok(Some(Self::Video(VideoReader::sample(&clip.path, args.fps())?)));
+        }
+        match frames_in(&clip.path, args.fps()) {
+            Ok(frames) => Ok(Some(Self::Files(frames.into_iter()))),
+            Err(error) => {
+                let what = format!("{} ({error})", relative(&clip.path, &args.src));
+                part.pass_over(Reason::Unreadable, 1, what);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Whether there is a next picture, now in `frame`. What cannot be read is noted; an error is not the video's.
+    fn next(&mut self, frame: &mut Frame, args: &PrepareArgs, part: &mut Part) -> anyhow::Result<bool> {
+        match self {
+            Self::Video(video) => {
+                let next = video.next(frame);
+                let name = |why: &str| format!("{} ({why})", relative(video.path(), &args.src));
+                match next {
+                    Ok(VideoNext::Frame) => return Ok(true),
+                    Ok(VideoNext::End) => {}
+                    Ok(VideoNext::Damaged(why)) => part.pass_over(Reason::Damaged, 1, name(&why)),
+                    Err(VideoError::Unreadable { reason, .. }) => {
+                        part.pass_over(Reason::Unreadable, 1, name(&reason));
+                    }
+                    Err(VideoError::Frame { source, .. }) => {
+                        part.pass_over(Reason::Unreadable, 1, name(&source.to_string()));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                Ok(false)
+            }
+            Self::Files(files) => {
+                for (path, t_secs) in files {
+                    let read = std::fs::read(&path).map_err(anyhow::Error::from);
+                    match read.and_then(|bytes| Ok(Frame::decode(&bytes)?)) {
+                        Ok(picture) => {
+                            *frame = picture;
+                            frame.t_secs = t_secs;
+                            return Ok(true);
+                        }
+                        Err(error) => {
+                            let what = relative(&path, &args.src);
+                            let what = format!("{what} ({})", describe(error.as_ref()));
+                            part.pass_over(Reason::Unreadable, 1, what);
+                        }
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// The aligned crop of a face with its landmarks and its pose in the crop, where alignment rolls it upright.
+fn cut(
+    frame: &Frame,
+    face: &Face,
+    aligner: &Aligner,
+    crop: &mut [u8],
+    quality: u8,
+    split: Split,
+) -> anyhow::Result<Option<Stored>> {
+    let Some((seen, found)) = face.seen.zip(face.landmarks) else { return Ok(None) };
+    let five = found.five_points();
+    let Some(to_crop) = aligner.transform(&seen.bbox, Some(&five)) else { return Ok(None) };
+    if !aligner.crop_into(frame, &seen.bbox, Some(&five), crop) {
+        return Ok(None);
+    }
+    let side_px = aligner.side_px();
+    let turned_deg = to_crop.b.atan2(to_crop.a).to_degrees();
+    let pose = head_pose(&found.points, frame.width(), frame.height())
+        .map(|pose| [pose.yaw_deg, pose.pitch_deg, wrap_deg(pose.roll_deg + turned_deg)]);
+    let landmarks = in_shares(&found.points.map(|p| to_crop.apply(p)), side_px, side_px);
+    let sample = Sample { pose, landmarks: Some(landmarks), ..Sample::unlabelled(frame.t_secs, split) };
+    Ok(Some(Stored { jpeg: encode_jpeg(crop, side_px, side_px, 3, quality)?, sample }))
+}
+
+/// Into `[-180, 180)`.
+fn wrap_deg(angle: f32) -> f32 {
+    (angle + 180.0).rem_euclid(360.0) - 180.0
+}
+
+/// From 1 for a face in the picture's middle to 0 for one in a corner; it falls slowly at first, so that of two faces off
+/// the middle the longer one is the main one.
+fn centrality(face: &Face, frame: &Frame) -> f32 {
+    let (width, height) = (frame.width() as f32, frame.height() as f32);
+    let centre = face.bbox.center();
+    let (dx, dy) = (centre.x - width / 2.0, centre.y - height / 2.0);
+    (1.0 - (dx * dx + dy * dy) / (0.25 * (width * width + height * height))).max(0.0)
+}
+
+/// One face's way through a video.
+struct Track {
+    id: u64,
+    /// Sum of its centralities: a long stay in the middle counts most.
+    weight: f32,
+    /// Which frames it is seen in.
+    frames: Vec<usize>,
+    stored: Vec<Stored>,
+}
+
+impl Track {
+    fn last_secs(&self) -> f64 {
+        self.stored.last().map_or(0.0, |s| s.sample.t_secs)
+    }
+
+    fn length_secs(&self) -> f64 {
+        self.last_secs() - self.stored.first().map_or(0.0, |s| s.sample.t_secs)
+    }
+}
+
+/// The faces of one video. Where only the main one is wanted, memory is bounded by it and those in view.
+struct Faces {
+    all: bool,
+    min_secs: f64,
+    frames: usize,
+    any_seen: bool,
+    live: BTreeMap<u64, Track>,
+    /// Gone from view for good, and long enough.
+    gone: Vec<Track>,
+    short: u64,
+    others: u64,
+    small: u64,
+    largest_small_px: f32,
+}
+
+impl Faces {
+    fn new(args: &PrepareArgs) -> Self {
+        Self {
+            all: args.all_faces,
+            min_secs: args.min_secs(),
+            frames: 0,
+            any_seen: false,
+            live: BTreeMap::new(),
+            gone: Vec::new(),
+            short: 0,
+            others: 0,
+            small: 0,
+            largest_small_px: 0.0,
+        }
+    }
+
+    /// A face that the tracker has forgotten does not come back under its id.
+    fn begin_frame(&mut self, t_secs: f64) {
+        self.frames += 1;
+        let gone = self.live.extract_if(.., |_, track| t_secs - track.last_secs() > FORGET_SECS);
+        let gone: Vec<Track> = gone.map(|(_, track)| track).collect();
+        gone.into_iter().for_each(|track| self.retire(track));
+    }
+
+    fn push(&mut self, id: u64, weight: f32, stored: Stored) {
+        let fresh = || Track { id, weight: 0.0, frames: Vec::new(), stored: Vec::new() };
+        let track = self.live.entry(id).or_insert_with(fresh);
+        track.weight += weight;
+        track.frames.push(self.frames);
+        track.stored.push(stored);
+    }
+
+    fn too_small(&mut self, size_px: f32) {
+        self.small += 1;
+        self.largest_small_px = self.largest_small_px.max(size_px);
+    }
+
+    fn retire(&mut self, track: Track) {
+        if track.length_secs() < self.min_secs {
+            self.short += 1;
+            return;
+        }
+        self.gone.push(track);
+        if !self.all && self.gone.len() > 1 {
+            self.gone.sort_by(best_first);
+            self.gone.pop();
+            self.others += 1;
+        }
+    }
+
+    /// Hands over the faces that are stored, the main one under the video's own name, and notes what is not.
+    fn finish(mut self, video: &str, name: &str, part: &mut Part) {
+        let live = std::mem::take(&mut self.live);
+        live.into_values().for_each(|track| self.retire(track));
+        self.gone.sort_by(best_first);
+        if part.frames_read > 0 && !self.any_seen {
+            part.pass_over(Reason::NoFace, 1, name.to_owned());
+        }
+        if self.small > 0 {
+            let what = format!("{name} (up to {:.0} px)", self.largest_small_px);
+            part.pass_over(Reason::SmallFace, self.small, what);
+        }
+        part.pass_over(Reason::ShortTrack, self.short, name.to_owned());
+        part.pass_over(Reason::OtherFace, self.others, name.to_owned());
+        if !self.gone.is_empty() {
+            let mut seen: Vec<usize> = self.gone.iter().flat_map(|t| &t.frames).copied().collect();
+            seen.sort_unstable();
+            seen.dedup();
+            part.pass_over(Reason::Lost, (self.frames - seen.len()) as u64, name.to_owned());
+        }
+        part.videos = (self.gone.into_iter().enumerate())
+            .map(|(i, track)| match i {
+                0 => (video.to_owned(), track.stored),
+                _ => (format!("{video}{FACE_SEPARATOR}{}", i + 1), track.stored),
+            })
+            .collect();
+    }
+}
+
+/// By weight; of two alike, the one that was there first.
+fn best_first(a: &Track, b: &Track) -> std::cmp::Ordering {
+    b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn args(all_faces: bool) -> PrepareArgs {
+        let mut args = PrepareArgs::new(Layout::Videos, PathBuf::new(), PathBuf::new());
+        args.all_faces = all_faces;
+        args
+    }
+
+    fn stored(t_secs: f64) -> Stored {
+        Stored { jpeg: Vec::new(), sample: Sample::unlabelled(t_secs, Split::Train) }
+    }
+
+    /// Face 1 is at the side for 30 s, 2 in the middle from 2 to 5 s, 3 for half a second.
+    fn played(all: bool) -> Part {
+        let mut faces = Faces::new(&args(all));
+        for i in 0..121 {
+            let t_secs = f64::from(i) / 4.0;
+            faces.begin_frame(t_secs);
+            faces.push(1, 0.3, stored(t_secs));
+            if (2.0..=5.0).contains(&t_secs) {
+                faces.push(2, 1.0, stored(t_secs));
+            }
+            if (9.0..=9.5).contains(&t_secs) {
+                faces.push(3, 1.0, stored(t_secs));
+            }
+            assert!(all || faces.live.len() + faces.gone.len() <= 3);
+        }
+        let mut part = Part::new("someone");
+        faces.any_seen = true;
+        faces.finish("v", "v.mp4", &mut part);
+        part
+    }
+
+    fn counts(part: &Part) -> Vec<(Reason, u64)> {
+        part.passed_over.iter().map(|(reason, count, _)| (*reason, *count)).collect()
+    }
+
+    #[test]
+    fn the_main_face_is_the_one_that_is_long_in_the_middle() {
+        let part = played(false);
+        let videos: Vec<_> = part.videos.iter().map(|(name, s)| (name.as_str(), s.len())).collect();
+        assert_eq!(videos, [("v", 121)]);
+        assert_eq!(counts(&part), [(Reason::ShortTrack, 1), (Reason::OtherFace, 1)]);
+    }
+
+    #[test]
+    fn all_faces_are_videos_of_their_own() {
+        let part = played(true);
+        let videos: Vec<_> = part.videos.iter().map(|(name, s)| (name.as_str(), s.len())).collect();
+        assert_eq!(videos, [("v", 121), ("v//2", 13)]);
+        assert_eq!(counts(&part), [(Reason::ShortTrack, 1)]);
+    }
+
+    #[test]
+    fn frames_without_the_face_are_counted_as_lost() {
+        let mut faces = Faces::new(&args(false));
+        for i in 0..20 {
+            faces.begin_frame(f64::from(i) / 4.0);
+            if i >= 3 && i != 10 {
+                faces.any_seen = true;
+                faces.push(7, 0.9, stored(f64::from(i) / 4.0));
+            }
+        }
+        let mut part = Part::new("someone");
+        faces.finish("v", "v.mp4", &mut part);
+        assert_eq!(counts(&part), [(Reason::Lost, 4)]);
+        assert_eq!(part.videos[0].1.len(), 16);
+    }
+
+    #[test]
+    fn angles_are_wrapped() {
+        for (angle, wrapped) in [(190.0, -170.0), (-181.0, 179.0), (10.0, 10.0), (-180.0, -180.0)] {
+            assert!((wrap_deg(angle) - wrapped).abs() < 1e-3);
+        }
+    }
+}
