@@ -392,7 +392,8 @@ pub fn prefetch_pairs<'scope, 'env>(
         let start = (step % an_epoch) as usize * steps.batch;
         let frames = &order.1[start..start + steps.batch];
         let pairs = config.draw(clips, frames, mix(steps.seed ^ PAIRS, step as u64));
-        (pairs.into_iter().skip(rank).step_by(world).collect::<Vec<_>>(), pool.take())
+        // Whole stretches, so that the processes' pairs joined are in the order that one process has them in.
+        (pairs.into_iter().skip(rank * share).take(share).collect::<Vec<_>>(), pool.take())
     });
     Ok(ahead(scope, draws, move |(pairs, buffer)| pictures.load(pairs, config.cutmix_share, buffer)))
 }
