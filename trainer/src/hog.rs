@@ -107,18 +107,23 @@ impl Hog {
         let (cells_x, cells_y) = (width / self.cell_px, height / self.cell_px);
         let mut cells = vec![0.0; cells_x * cells_y * self.bins];
         let area = (self.cell_px * self.cell_px) as f32;
+        let boundary = |bin: usize| {
+            let (sin, cos) = (std::f32::consts::PI * bin as f32 / self.bins as f32).sin_cos();
+            [cos, sin]
+        };
+        let boundaries: Vec<[f32; 2]> = (1..self.bins).map(boundary).collect();
         for y in 0..cells_y * self.cell_px {
             for x in 0..cells_x * self.cell_px {
                 let at = y * width + x;
                 // Pixels of the rim have no central difference, and no gradient across it.
                 let across = if x == 0 || x + 1 == width { 0.0 } else { grey[at + 1] - grey[at - 1] };
                 let down = if y == 0 || y + 1 == height { 0.0 } else { grey[at + width] - grey[at - width] };
-                let magnitude = across.hypot(down);
-                if magnitude == 0.0 {
-                    continue;
-                }
-                let turn = down.atan2(across).to_degrees().rem_euclid(180.0);
-                let bin = ((turn / 180.0 * self.bins as f32) as usize).min(self.bins - 1);
+                let magnitude = (across * across + down * down).sqrt();
+                // Unsigned: of two opposite directions the one from 0 to below 180 degrees counts.
+                let flipped = down < 0.0 || (down == 0.0 && across < 0.0);
+                let (dx, dy) = if flipped { (-across, -down) } else { (across, down) };
+                // The bin is the number of boundaries that the direction lies on or beyond.
+                let bin = boundaries.iter().filter(|[x, y]| x * dy - y * dx >= 0.0).count();
                 let cell = (y / self.cell_px) * cells_x + x / self.cell_px;
                 cells[cell * self.bins + bin] += magnitude / area;
             }

@@ -38,6 +38,8 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         trainer eval --task expression --protocol linear --checkpoint runs/simclr --data stores/fer2013\n  \
         trainer eval --protocol linear --random-init edge --data stores/fer2013\n  \
+        trainer eval --protocol linear --descriptor hog --side-px 48 --data stores/fer2013\n  \
+        trainer eval --task identity --protocol knn --checkpoint runs/simclr --data stores/voxceleb\n  \
         trainer eval --protocol finetune --checkpoint runs/simclr --data stores/fer2013 --out runs/tuned\n  \
         trainer eval --protocol own-head --bundle models/default --data stores/fer2013 --json")]
     Eval(eval::EvalArgs),

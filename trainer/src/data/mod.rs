@@ -13,7 +13,7 @@ use semblance_face::align::resize_crop;
 use tch::{Device, Kind, Tensor};
 
 use crate::augment::Landmarks;
-use crate::store::{Store, StoreError};
+use crate::store::{Record, Store, StoreError};
 
 pub use clips::{Clips, Law, Timing};
 pub use host::{BufferPool, HostBuffer};
@@ -49,7 +49,7 @@ impl Batch {
             resize_crop(&store.record(i).decode()?, side_px, crop);
             Ok(())
         })?;
-        let landmarks = indices.iter().map(|&i| store.record(i).landmarks()).collect();
+        let landmarks = indices.iter().map(|&i| crop_landmarks(&store.record(i))).collect();
         Ok(Self { indices, crops, side_px, landmarks })
     }
 
@@ -62,6 +62,22 @@ impl Batch {
     pub fn to_unit(&self, device: Device) -> Tensor {
         to_unit(&Tensor::from_slice(&self.crops).to_device(device), self.side_px)
     }
+}
+
+/// A frame's landmarks in shares of the sides of its middle square, which is what `resize_crop` takes of a picture; `None`
+/// where they are not known, or not finite.
+fn crop_landmarks(record: &Record<'_>) -> Landmarks {
+    let mut landmarks = record.landmarks().filter(|points| points.iter().all(|v| v.is_finite()))?;
+    let (width, height) = record.size()?;
+    if width != height {
+        let square = width.min(height) as f32;
+        for point in landmarks.chunks_exact_mut(2) {
+            for (share, side) in point.iter_mut().zip([width as f32, height as f32]) {
+                *share = (*share * side - (side - square) / 2.0) / square;
+            }
+        }
+    }
+    Some(landmarks)
 }
 
 /// Bytes of pictures, `S * S` RGB triples each, as `[N,3,S,S]` f32 in `[0,1]` on the device that they are on.
@@ -130,7 +146,27 @@ pub fn training_device() -> Device {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::prepare::encode_jpeg;
+    use crate::store::{Provenance, Sample, Split, StoreWriter};
+
+    #[test]
+    fn landmarks_of_a_wide_picture_are_those_of_its_middle_square() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = StoreWriter::create(dir.path()).unwrap();
+        writer.begin_video("a", "v");
+        let jpeg = encode_jpeg(&[0; 80 * 40], 80, 40, 1, 90).unwrap();
+        let landmarks = Some(std::array::from_fn(|i| if i % 2 == 0 { 0.375 } else { 0.25 }));
+        writer.push(&jpeg, &Sample { landmarks, ..Sample::unlabelled(0.0, Split::Train) }).unwrap();
+        writer.push(&jpeg, &Sample { landmarks: None, ..Sample::unlabelled(1.0, Split::Train) }).unwrap();
+        writer.commit(Provenance::default()).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        // 30 px of 80 are 10 px of the 40 in the middle.
+        let points = crop_landmarks(&store.record(0)).unwrap();
+        assert!(points.iter().all(|v| (v - 0.25).abs() < 1e-6), "{points:?}");
+        assert_eq!(crop_landmarks(&store.record(1)), None);
+    }
 
     #[test]
     fn an_epochs_order_is_a_permutation_of_its_own() {

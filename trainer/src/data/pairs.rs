@@ -12,7 +12,7 @@ use semblance_face::align::resize_crop;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::{AHEAD, BufferPool, Clips, HostBuffer, Timing, ahead, epoch_order, mix, to_unit};
+use super::{AHEAD, BufferPool, Clips, HostBuffer, Timing, ahead, crop_landmarks, epoch_order, mix, to_unit};
 use crate::augment::Landmarks;
 use crate::faceswap::{FacePicture, SwapScratch, face_swap};
 use crate::progress;
@@ -205,6 +205,11 @@ impl Pictures {
         Ok(())
     }
 
+    /// A frame's landmarks in shares of its crop's sides, where they are known and finite.
+    fn landmarks(&self, frame: usize) -> Landmarks {
+        crop_landmarks(&self.clips.record(frame))
+    }
+
     /// Puts a frame's picture into `crop`, `S * S` RGB triples.
     ///
     /// # Errors
@@ -230,8 +235,8 @@ impl Pictures {
         second: &mut [u8],
     ) -> Result<([Landmarks; 2], bool), StoreError> {
         self.crop_into(pair.first, first)?;
-        let first_landmarks = self.clips.record(pair.first).landmarks();
-        let second_landmarks = self.clips.record(pair.second).landmarks();
+        let first_landmarks = self.landmarks(pair.first);
+        let second_landmarks = self.landmarks(pair.second);
         if pair.second == pair.first {
             second.copy_from_slice(first);
         } else {
@@ -249,7 +254,7 @@ impl Pictures {
                 Some(second_landmarks)
             }
             Paste::FaceSwap => {
-                let other_landmarks = self.clips.record(other).landmarks();
+                let other_landmarks = self.landmarks(other);
                 self.swap(scratch, &other_landmarks, &second_landmarks, second).map(Some)
             }
         };

@@ -1,5 +1,6 @@
 //! Embeddings of a split's labelled pictures.
 
+use rayon::prelude::*;
 use semblance_face::labels::Expression;
 use semblance_face::{Bundle, Encoder};
 use tch::{Device, no_grad};
@@ -7,6 +8,7 @@ use tch::{Device, no_grad};
 use super::{Loaded, labelled};
 use crate::checkpoint::floats;
 use crate::data::{Batch, normalise, prefetch};
+use crate::hog::Hog;
 use crate::nets::{Encoder as TrainedEncoder, Phase, Precision};
 use crate::progress;
 use crate::store::{Split, Store};
@@ -77,6 +79,31 @@ pub fn embed_by_bundle(bundle: &Bundle, store: &Store, indices: &[usize]) -> any
             encoder.embed(crop, &mut embedding)?;
             values.extend_from_slice(&embedding);
         }
+        Ok(())
+    })
+}
+
+/// Histograms of oriented gradients of whole grey crops of `side_px`, `[frames, dim]`.
+///
+/// # Errors
+/// Names the picture that cannot be decoded, or tells that the crops are too small.
+pub fn describe_by_hog(
+    hog: &Hog,
+    side_px: u32,
+    store: &Store,
+    indices: &[usize],
+) -> anyhow::Result<Vec<f32>> {
+    let side = side_px as usize;
+    let dim = hog.descriptor_len(side, side)?;
+    collect(store, indices, side_px, |batch, values| {
+        let start = values.len();
+        values.resize(start + batch.indices.len() * dim, 0.0);
+        let crops: Vec<&[u8]> = batch.crops().collect();
+        crops.par_iter().zip(values[start..].par_chunks_exact_mut(dim)).try_for_each(|(crop, out)| {
+            let grey = |p: &[u8]| p.iter().map(|&v| f32::from(v)).sum::<f32>() / (3.0 * 255.0);
+            let grey: Vec<f32> = crop.chunks_exact(3).map(grey).collect();
+            hog.describe(&grey, side, side, out)
+        })?;
         Ok(())
     })
 }

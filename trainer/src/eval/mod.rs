@@ -19,10 +19,13 @@ use tch::nn;
 use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::data::training_device;
+use crate::hog::Hog;
 use crate::nets::{Backbone, Encoder as TrainedEncoder};
 use crate::store::{Split, Store};
 
-pub use features::{Features, InputSpec, bundle_features, embed, embed_by_bundle, encoder_features};
+pub use features::{
+    Features, InputSpec, bundle_features, describe_by_hog, embed, embed_by_bundle, encoder_features,
+};
 pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy, knn_predictions};
 pub use probe::{fit_probe, hits, linear_probe};
@@ -64,6 +67,13 @@ impl Protocol {
     }
 }
 
+/// A descriptor that is not learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HandMade {
+    /// Histograms of oriented gradients of the grey crop (Dalal & Triggs 2005)
+    Hog,
+}
+
 /// Options of `trainer eval`.
 #[derive(Clone, Debug, Args)]
 pub struct EvalArgs {
@@ -76,18 +86,26 @@ pub struct EvalArgs {
     pub protocol: Protocol,
 
     /// A run (or its checkpoint file) to judge
-    #[arg(long, conflicts_with_all = ["bundle", "random_init"])]
+    #[arg(long, conflicts_with_all = ["bundle", "random_init", "descriptor"])]
     pub checkpoint: Option<PathBuf>,
 
     /// A bundle to judge, with the inference that the edge uses
-    #[arg(long, conflicts_with = "random_init")]
+    #[arg(long, conflicts_with_all = ["random_init", "descriptor"])]
     pub bundle: Option<PathBuf>,
 
     /// Judge an encoder with random weights: what a pretrained one has to beat
-    #[arg(long, value_name = "BACKBONE")]
+    #[arg(long, value_name = "BACKBONE", conflicts_with = "descriptor")]
     pub random_init: Option<Backbone>,
 
-    /// Side of the input in pixels, with --random-init
+    /// Judge a descriptor that nobody trained: the other thing that a pretrained encoder has to beat
+    #[arg(long)]
+    pub descriptor: Option<HandMade>,
+
+    /// Side of a cell in pixels, with --descriptor hog
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=64))]
+    pub cell_px: u32,
+
+    /// Side of the input in pixels, with --random-init and --descriptor
     #[arg(long, default_value_t = 64)]
     pub side_px: u32,
 
@@ -218,10 +236,16 @@ enum Subject {
     Trained(Box<Loaded>, Option<Checkpoint>),
     /// A bundle, by the edge's own inference.
     Shipped(Bundle),
+    /// Histograms of oriented gradients of crops of this side in pixels.
+    Hog(Hog, u32),
 }
 
 impl Subject {
     fn from_args(args: &EvalArgs) -> anyhow::Result<Self> {
+        if let Some(HandMade::Hog) = args.descriptor {
+            let hog = Hog { cell_px: args.cell_px as usize, ..Hog::default() };
+            return Ok(Self::Hog(hog, args.side_px));
+        }
         Ok(match (&args.checkpoint, &args.bundle, args.random_init) {
             (Some(path), None, None) => {
                 let checkpoint = Checkpoint::load(path)?;
@@ -231,15 +255,15 @@ impl Subject {
             (None, None, Some(backbone)) => {
                 Self::Trained(Box::new(Loaded::random(backbone, args.side_px, args.seed.unwrap_or(0))), None)
             }
-            _ => bail!("give one of --checkpoint, --bundle and --random-init"),
+            _ => bail!("give one of --checkpoint, --bundle, --random-init and --descriptor"),
         })
     }
 
+    /// Embeddings and labels of a split's labelled pictures.
     fn features(&self, store: &Store, split: Split, classes: &[Expression]) -> anyhow::Result<Features> {
-        match self {
-            Self::Trained(loaded, _) => encoder_features(loaded, store, split, classes),
-            Self::Shipped(bundle) => bundle_features(bundle, store, split, classes),
-        }
+        let (indices, labels) = labelled(store, split, classes);
+        let (values, dim) = self.embed(store, &indices)?;
+        Ok(Features { classes: classes.to_vec(), labels, dim, values })
     }
 
     /// Embeddings of these frames and the number of values of each.
@@ -253,6 +277,10 @@ impl Subject {
                 embed_by_bundle(bundle, store, indices)?,
                 Encoder::from_bundle(bundle)?.spec().embedding_size,
             ),
+            Self::Hog(hog, side_px) => {
+                let side = *side_px as usize;
+                (describe_by_hog(hog, *side_px, store, indices)?, hog.descriptor_len(side, side)?)
+            }
         })
     }
 }
@@ -295,6 +323,11 @@ fn judge_expression(args: &EvalArgs, subject: Subject, store: &Store) -> anyhow:
             bail!("a bundle is not trained any further: --protocol own-head scores its own heads")
         }
         (Protocol::OwnHead, Subject::Shipped(bundle)) => bundle_report(&bundle, store, args.split),
+        (Protocol::Finetune | Protocol::OwnHead, Subject::Hog(..)) => {
+            bail!(
+                "a descriptor that is not learnt has no weights to fine-tune and no head: --protocol linear or knn"
+            )
+        }
     }
 }
 

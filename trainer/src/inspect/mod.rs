@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use image::imageops::{self, FilterType};
-use image::{ImageFormat, ImageReader, Rgb, RgbImage};
+use image::{ImageFormat, Rgb, RgbImage};
 use indicatif::{HumanBytes, HumanCount};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -207,12 +207,7 @@ fn count<K: Ord>(keys: impl Iterator<Item = K>) -> BTreeMap<K, usize> {
 
 /// How many pictures have each size, by their headers.
 fn sizes(store: &Store) -> BTreeMap<String, usize> {
-    let size = |i: usize| {
-        ImageReader::with_format(Cursor::new(store.record(i).jpeg()), ImageFormat::Jpeg)
-            .into_dimensions()
-            .ok()
-    };
-    let sizes: Vec<_> = (0..store.len()).into_par_iter().map(size).collect();
+    let sizes: Vec<_> = (0..store.len()).into_par_iter().map(|i| store.record(i).size()).collect();
     let name = |size: Option<(u32, u32)>| match size {
         Some((width, height)) => format!("{width}x{height}"),
         None => "unreadable".to_owned(),

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
 use bytemuck::Pod;
+use image::{ImageFormat, ImageReader};
 use memmap2::Mmap;
 use semblance_face::Frame;
 use semblance_face::labels::Expression;
@@ -220,6 +221,11 @@ impl<'a> Record<'a> {
         let place: Place = self.store.value(&self.store.views.place, self.index);
         let start = place.offset as usize;
         &self.store.shards[place.shard as usize][start..start + place.length as usize]
+    }
+
+    /// Width and height of the picture in pixels, by its JPEG's header; `None` where that is damaged.
+    pub fn size(&self) -> Option<(u32, u32)> {
+        ImageReader::with_format(Cursor::new(self.jpeg()), ImageFormat::Jpeg).into_dimensions().ok()
     }
 
     /// The picture.

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# SSLFER's claim on a store of labelled videos: with each of its parts an encoder tells expressions better and people
+# worse. Trains every row for several seeds and prints a table; what is there already is not trained again.
+#
+#   trainer synth --identities 200 --seconds 30 --fps 4 --seed 7 --out stores/synth
+#   deploy/bench/ablation.sh --data stores/synth --out runs/ablation [--epochs 6] [--seeds 3] [--jobs 2] [-- FLAGS]
+#
+# FLAGS go to `trainer pretrain`. Each of the jobs, side by side, has one thread.
+set -euo pipefail
+
+data="" out="" epochs=6 seeds=3 jobs=2 trainer=${TRAINER:-target/release/trainer}
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --data) data=$2; shift 2 ;;
+        --out) out=$2; shift 2 ;;
+        --epochs) epochs=$2; shift 2 ;;
+        --seeds) seeds=$2; shift 2 ;;
+        --jobs) jobs=$2; shift 2 ;;
+        --) shift; break ;;
+        -h | --help) sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+        *) echo "ablation.sh: unknown argument '$1'" >&2; exit 2 ;;
+    esac
+done
+[ -n "$data" ] && [ -n "$out" ] || { echo "ablation.sh: --data and --out are needed" >&2; exit 2; }
+[ -x "$trainer" ] || { echo "ablation.sh: $trainer is missing: cargo build --release -p semblance-trainer, or name another with TRAINER" >&2; exit 1; }
+mkdir -p "$out"
+
+# Rows in the order of the table: a name and the recipe behind it.
+rows="random simclr sslfer-a sslfer-b sslfer-e sslfer-f"
+export OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1
+
+one() { # row seed
+    local row=$1 seed=$2 run subject
+    run=$out/$row-$seed
+    [ -s "$run.identity.json" ] && return 0
+    if [ "$row" = random ]; then
+        subject=(--random-init edge --seed "$seed")
+    else
+        local resume=()
+        [ -f "$run/checkpoint.safetensors" ] && resume=(--resume)
+        "$trainer" pretrain --recipe "$row" --data "$data" --out "$run" --epochs "$epochs" --seed "$seed" \
+            "${resume[@]}" $flags 2>"$run.log"
+        subject=(--checkpoint "$run")
+    fi
+    "$trainer" eval --task expression --protocol linear "${subject[@]}" --data "$data" --json >"$run.expression.json" 2>>"$run.log"
+    "$trainer" eval --task identity --protocol knn "${subject[@]}" --data "$data" --json >"$run.identity.json.new" 2>>"$run.log"
+    mv "$run.identity.json.new" "$run.identity.json"
+    echo "$row, seed $seed: done" >&2
+}
+flags=$*
+export -f one
+export data out epochs trainer flags
+
+for seed in $(seq 0 $((seeds - 1))); do for row in $rows; do echo "$row $seed"; done; done |
+    xargs -P "$jobs" -L 1 bash -c 'set -euo pipefail; one "$1" "$2"' _ || { echo "ablation.sh: a run failed: see $out/*.log" >&2; exit 1; }
+
+echo "| row | expression accuracy (linear probe) | macro F1 | identity accuracy (1-NN) |"
+echo "|---|---|---|---|"
+for row in $rows; do
+    for what in accuracy macro_f1; do
+        sed "s/.*\"$what\":\([0-9.e-]*\).*/\1/" "$out/$row"-*.expression.json >"$out/$row.$what"
+    done
+    sed 's/.*"accuracy":\([0-9.e-]*\).*/\1/' "$out/$row"-*.identity.json >"$out/$row.identity"
+    figures=$(for what in accuracy macro_f1 identity; do
+        awk '{ n++; s += $1; q += $1 * $1 } END { m = s / n; v = q / n - m * m; printf "%.4f +- %.4f | ", m, sqrt((v > 0 ? v : 0) * n / (n > 1 ? n - 1 : 1)) }' "$out/$row.$what"
+    done)
+    echo "| $row | $figures"
+done
