@@ -72,20 +72,24 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// A new event file in `dir`, beside those of earlier parts of the run, which TensorBoard joins. Its name says when
-    /// it was begun, and nothing of the machine.
+    /// A new event file in `dir` for a run that begins, or goes on, with `first_step`. TensorBoard joins it to those of
+    /// earlier parts of the run, and drops the points that they have from `first_step` on, which the run makes anew. Its
+    /// name says when it was begun, and nothing of the machine.
     ///
     /// # Errors
     /// [`EventError`] where the folder does not take it.
-    pub fn create(dir: &Path) -> Result<Self, EventError> {
+    pub fn create(dir: &Path, first_step: i64) -> Result<Self, EventError> {
         let seconds = now_secs() as u64;
         let mut number = 0;
         loop {
-            let path = dir.join(format!("events.out.tfevents.{seconds:010}.{number}"));
+            let path = dir.join(format!("events.out.tfevents.{seconds:010}.{number:03}"));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => {
                     let mut writer = Self { path, file: BufWriter::new(file) };
                     writer.event(0, What::FileVersion(FILE_VERSION.to_owned()))?;
+                    // TensorBoard takes a run's first START for its beginning and only the others for a restart, so that
+                    // a run which has never stopped needs one too.
+                    writer.event(first_step, What::SessionLog(SessionLog { status: START }))?;
                     return Ok(writer);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
@@ -101,15 +105,6 @@ impl EventWriter {
     pub fn scalar(&mut self, tag: &str, step: i64, value: f64) -> Result<(), EventError> {
         let value = Value { tag: tag.to_owned(), simple_value: Some(value as f32) };
         self.event(step, What::Summary(Summary { value: vec![value] }))
-    }
-
-    /// Tells TensorBoard that the run goes on with `step`, so that it drops the points that earlier files have from
-    /// there on.
-    ///
-    /// # Errors
-    /// [`EventError`] where the disk does not take it.
-    pub fn purge_from(&mut self, step: i64) -> Result<(), EventError> {
-        self.event(step, What::SessionLog(SessionLog { status: START }))
     }
 
     /// Brings everything to the disk, so that a TensorBoard that is watching sees it.
@@ -166,16 +161,56 @@ mod tests {
         assert_eq!(hex, REFERENCE);
     }
 
+    /// The events of a file.
+    fn events(path: &Path) -> Vec<Event> {
+        let bytes = std::fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut events = Vec::new();
+        while let Some((length, _)) = rest.split_first_chunk() {
+            let length = u64::from_le_bytes(*length) as usize;
+            events.push(Event::decode(&rest[12..12 + length]).unwrap());
+            assert_eq!(rest[..16 + length], record(&rest[12..12 + length]));
+            rest = &rest[16 + length..];
+        }
+        assert!(rest.is_empty());
+        events
+    }
+
+    #[test]
+    fn every_file_states_the_step_that_it_begins_with() {
+        let dir = tempfile::tempdir().unwrap();
+        for first_step in [0, 50] {
+            let mut writer = EventWriter::create(dir.path(), first_step).unwrap();
+            writer.scalar("train/loss", first_step + 5, 0.75).unwrap();
+            writer.flush().unwrap();
+        }
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        for (path, first_step) in files.iter().zip([0, 50]) {
+            let value = Value { tag: "train/loss".to_owned(), simple_value: Some(0.75) };
+            let expected = [
+                (0, What::FileVersion(FILE_VERSION.to_owned())),
+                (first_step, What::SessionLog(SessionLog { status: START })),
+                (first_step + 5, What::Summary(Summary { value: vec![value] })),
+            ];
+            let found = events(path);
+            assert!(found.iter().all(|event| event.wall_time > 1.6e9), "{found:?}");
+            let found: Vec<_> = found.into_iter().map(|event| (event.step, event.what.unwrap())).collect();
+            assert_eq!(found, expected);
+        }
+    }
+
     #[test]
     fn files_of_one_second_do_not_collide_and_a_missing_folder_is_named() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..3 {
-            let mut writer = EventWriter::create(dir.path()).unwrap();
+            let mut writer = EventWriter::create(dir.path(), 0).unwrap();
             writer.scalar("a", 1, 2.0).unwrap();
             writer.flush().unwrap();
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
-        let error = EventWriter::create(&dir.path().join("none")).unwrap_err().to_string();
+        let error = EventWriter::create(&dir.path().join("none"), 0).unwrap_err().to_string();
         assert!(error.contains("none") && error.contains("TensorBoard"), "{error}");
     }
 }

@@ -80,10 +80,7 @@ impl RunLog {
         }
         fs::write(&path, text).with_context(at)?;
         let metrics = OpenOptions::new().append(true).open(&path).with_context(at)?;
-        let mut events = EventWriter::create(out)?;
-        if step > 0 {
-            events.purge_from(step)?;
-        }
+        let events = EventWriter::create(out, step)?;
         Ok(Self { metrics, events, epoch, watch: Watch::default() })
     }
 
