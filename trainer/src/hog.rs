@@ -32,6 +32,9 @@ pub enum HogError {
         /// Values that are needed.
         expected: usize,
     },
+    /// There is nothing to count in, or nothing to count.
+    #[error("cells of {} px, blocks of {} cells and {} bins: none of them may be 0", .0.cell_px, .0.block_cells, .0.bins)]
+    Empty(Hog),
     /// Not even one block fits.
     #[error("a picture of {width}x{height} is smaller than a block of {block_px} px")]
     Small {
@@ -52,15 +55,18 @@ impl Hog {
     /// Values that describe a picture of this size: `blocks_y * blocks_x * block_cells^2 * bins`.
     ///
     /// # Errors
-    /// [`HogError::Small`].
+    /// [`HogError::Small`], [`HogError::Empty`].
     pub fn descriptor_len(&self, width: usize, height: usize) -> Result<usize, HogError> {
         let (blocks_x, blocks_y) = self.blocks(width, height)?;
         Ok(blocks_x * blocks_y * self.block_cells * self.block_cells * self.bins)
     }
 
     fn blocks(&self, width: usize, height: usize) -> Result<(usize, usize), HogError> {
+        if [self.cell_px, self.block_cells, self.bins].contains(&0) {
+            return Err(HogError::Empty(*self));
+        }
         let block_px = self.cell_px * self.block_cells;
-        if width < block_px || height < block_px || block_px == 0 {
+        if width < block_px || height < block_px {
             return Err(HogError::Small { width, height, block_px });
         }
         let along = |side: usize| side / self.cell_px - self.block_cells + 1;
@@ -107,9 +113,11 @@ impl Hog {
         let (cells_x, cells_y) = (width / self.cell_px, height / self.cell_px);
         let mut cells = vec![0.0; cells_x * cells_y * self.bins];
         let area = (self.cell_px * self.cell_px) as f32;
+        // In f64, so that upright and diagonal gradients, of which pictures of whole numbers have many, lie exactly on
+        // their boundaries.
         let boundary = |bin: usize| {
-            let (sin, cos) = (std::f32::consts::PI * bin as f32 / self.bins as f32).sin_cos();
-            [cos, sin]
+            let (sin, cos) = (std::f64::consts::PI * (bin as f64 / self.bins as f64)).sin_cos();
+            [cos as f32, sin as f32]
         };
         let boundaries: Vec<[f32; 2]> = (1..self.bins).map(boundary).collect();
         for y in 0..cells_y * self.cell_px {
@@ -175,8 +183,29 @@ mod tests {
     ];
 
     #[test]
+    fn gradients_on_a_boundary_are_counted_as_scikit_image_counts_them() {
+        // Five levels and eight bins: many gradients are upright or diagonal, as those of the rim are. The same call
+        // with orientations=8, pixels_per_cell=(8, 8).
+        let hog = Hog { bins: 8, ..Hog::default() };
+        let (width, height) = (33, 26);
+        let levels: Vec<f32> = (0..width * height).map(|i| ((i * i * 7 + i * 13) % 5) as f32 / 4.0).collect();
+        let mut out = vec![0.0; hog.descriptor_len(width, height).unwrap()];
+        assert_eq!(out.len(), 192);
+        hog.describe(&levels, width, height, &mut out).unwrap();
+        let reference =
+            [(0, 0.107732), (4, 0.0837915), (5, 0.3450415), (37, 0.3497743), (100, 0.1255897), (191, 0.0)];
+        for (at, expected) in reference {
+            assert!((out[at] - expected).abs() < 1e-5, "{at}: {} {expected}", out[at]);
+        }
+        let weighted: f64 = out.iter().enumerate().map(|(i, v)| f64::from(*v) * ((i % 17) as f64)).sum();
+        assert!((weighted - 141.26357).abs() < 1e-2, "{weighted}");
+    }
+
+    #[test]
     fn wrong_sizes_are_named() {
         let hog = Hog::default();
+        let none = Hog { bins: 0, ..hog };
+        assert_eq!(none.descriptor_len(40, 40), Err(HogError::Empty(none)));
         assert_eq!(hog.descriptor_len(15, 40), Err(HogError::Small { width: 15, height: 40, block_px: 16 }));
         let wrong = hog.describe(&[0.0; 10], 16, 16, &mut [0.0; 36]);
         assert_eq!(wrong, Err(HogError::Length { got: 10, expected: 256 }));
