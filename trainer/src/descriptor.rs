@@ -1,5 +1,6 @@
 //! What SSLFER's MaskFN compares (section 3.4, figure 5): descriptors of the eyes and of the mouth.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -46,7 +47,7 @@ pub enum DescriptorError {
         /// What is wrong with it.
         reason: String,
     },
-    /// It lacks a weight of torchvision's ResNet-18, or has another one under its name.
+    /// It lacks a weight of torchvision's ResNet-18, has another one under its name, or is of another network.
     #[error("{}: tensor '{name}' {problem}; the weights of torchvision's resnet18 are needed", path.display())]
     Tensor {
         /// The file.
@@ -155,16 +156,15 @@ fn describe_by_hog(crops: &Tensor) -> Tensor {
 
 /// torchvision's name of a variable of [`Backbone::Resnet18`]; `None` for what it has no counterpart of.
 fn torchvision_name(ours: &str) -> Option<String> {
-    let mut parts = ours.split('.');
-    let (place, mut layer) = match parts.next()? {
-        "stem" => (String::new(), "first"),
-        stage => {
+    let parts: Vec<&str> = ours.split('.').collect();
+    let (place, layer, kind, value) = match *parts.as_slice() {
+        ["stem", kind, value] => (String::new(), "first", kind, value),
+        [stage, block, layer, kind, value] => {
             let stage: usize = stage.strip_prefix("stage")?.parse().ok()?;
-            let block: usize = parts.next()?.strip_prefix("block")?.parse().ok()?;
-            (format!("layer{}.{block}.", stage + 1), parts.next()?)
+            (format!("layer{}.{}.", stage + 1, block.strip_prefix("block")?), layer, kind, value)
         }
+        _ => return None,
     };
-    let (kind, value) = (parts.next()?, parts.next()?);
     let name = match (layer, kind) {
         ("first", "conv") => "conv1",
         ("first", "bn") => "bn1",
@@ -174,8 +174,12 @@ fn torchvision_name(ours: &str) -> Option<String> {
         ("shortcut", "bn") => "downsample.1",
         _ => return None,
     };
-    layer = value;
-    Some(format!("{place}{name}.{layer}"))
+    Some(format!("{place}{name}.{value}"))
+}
+
+/// What torchvision's file has beside the weights that are used: its classifier, and counts of batches.
+fn unused(name: &str) -> bool {
+    name.starts_with("fc.") || name.ends_with(".num_batches_tracked")
 }
 
 fn load_torchvision(vs: &nn::VarStore, path: &Path) -> Result<(), DescriptorError> {
@@ -183,6 +187,7 @@ fn load_torchvision(vs: &nn::VarStore, path: &Path) -> Result<(), DescriptorErro
     let bytes = std::fs::read(path).map_err(|source| DescriptorError::Io { path: at.clone(), source })?;
     let malformed = |reason: String| DescriptorError::Malformed { path: at.clone(), reason };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
+    let mut names: HashSet<&str> = file.names().into_iter().filter(|name| !unused(name)).collect();
     for (ours, mut variable) in vs.variables() {
         let name =
             torchvision_name(&ours).ok_or_else(|| malformed(format!("'{ours}' has no counterpart")))?;
@@ -200,9 +205,21 @@ fn load_torchvision(vs: &nn::VarStore, path: &Path) -> Result<(), DescriptorErro
             other => return Err(wrong(format!("is {other:?}, not F32, F16 or BF16"))),
         };
         let values = Tensor::from_data_size(view.data(), &shape, kind);
+        if !bool::try_from(values.isfinite().all()).unwrap_or(false) {
+            return Err(wrong("has values that are not finite".to_owned()));
+        }
         no_grad(|| variable.copy_(&values));
+        names.remove(name.as_str());
     }
-    Ok(())
+    // The first blocks of a deeper network fit too.
+    match names.into_iter().min() {
+        Some(other) => Err(DescriptorError::Tensor {
+            path: at,
+            name: other.to_owned(),
+            problem: "is of another network".to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -226,7 +243,8 @@ mod tests {
         (0..count).map(|i| value(i) as f32).collect()
     }
 
-    fn write_weights(path: &Path, skip: &str) {
+    /// The formula's weights, one a variable, after `change`.
+    fn write_weights(path: &Path, change: impl FnOnce(&mut HashMap<String, (Vec<usize>, Vec<u8>)>)) {
         let vs = nn::VarStore::new(Device::Cpu);
         let _encoder = Backbone::Resnet18.build(&vs.root());
         let mut tensors = HashMap::new();
@@ -237,7 +255,7 @@ mod tests {
             let shape: Vec<usize> = variable.size().iter().map(|&d| d as usize).collect();
             assert!(tensors.insert(name, (shape, bytes)).is_none(), "{ours}: two variables of one name");
         }
-        tensors.remove(skip);
+        change(&mut tensors);
         let views = tensors.iter().map(|(name, (shape, bytes))| {
             (name.clone(), safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
         });
@@ -248,7 +266,10 @@ mod tests {
     fn the_network_is_torchvisions() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("resnet18.safetensors");
-        write_weights(&path, "");
+        write_weights(&path, |tensors| {
+            tensors.insert("fc.bias".to_owned(), (vec![2], vec![0; 8]));
+            tensors.insert("bn1.num_batches_tracked".to_owned(), (vec![], vec![0; 4]));
+        });
         let Descriptor::Resnet18(frozen) = Descriptor::open(Some(&path), Device::Cpu).unwrap() else {
             panic!("weights were given");
         };
@@ -271,8 +292,24 @@ mod tests {
         let path = dir.path().join("w.safetensors");
         let fail = || Descriptor::open(Some(&path), Device::Cpu).unwrap_err().to_string();
         assert!(fail().contains("w.safetensors"));
-        write_weights(&path, "layer2.0.downsample.1.running_mean");
+        write_weights(&path, |tensors| {
+            tensors.remove("layer2.0.downsample.1.running_mean");
+        });
         assert!(fail().contains("'layer2.0.downsample.1.running_mean' is missing"), "{}", fail());
+        write_weights(&path, |tensors| {
+            tensors.get_mut("layer1.1.conv2.weight").unwrap().0 = vec![64, 64, 9];
+        });
+        assert!(fail().contains("'layer1.1.conv2.weight' has shape [64, 64, 9], not [64, 64, 3, 3]"));
+        write_weights(&path, |tensors| {
+            let (_, bytes) = tensors.get_mut("bn1.bias").unwrap();
+            bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        });
+        assert!(fail().contains("'bn1.bias' has values that are not finite"), "{}", fail());
+        // ResNet-34 begins with every tensor of ResNet-18's first stage.
+        write_weights(&path, |tensors| {
+            tensors.insert("layer1.2.bn1.bias".to_owned(), (vec![64], vec![0; 256]));
+        });
+        assert!(fail().contains("'layer1.2.bn1.bias' is of another network"), "{}", fail());
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         assert!(fail().contains("not a readable safetensors file"));
