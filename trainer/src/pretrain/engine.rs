@@ -251,3 +251,52 @@ fn copies(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
     copies.sort_by(|a, b| a.0.cmp(&b.0));
     copies
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::optim::Rule;
+
+    fn engine(accumulate: usize) -> Engine {
+        let config = PretrainConfig {
+            side_px: 32,
+            batch: 8,
+            accumulate,
+            optimizer: Rule::Sgd,
+            lr: 0.01,
+            ema: 0.9,
+            precision: crate::nets::Precision::F32,
+            ..PretrainConfig::default()
+        };
+        Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap()
+    }
+
+    fn views() -> Views {
+        let view = || Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
+        let quadruples = Tensor::arange(4, (Kind::Int64, Device::Cpu));
+        Views { first: view(), second: view(), quadruples, pictures: view(), landmarks: Vec::new() }
+    }
+
+    #[test]
+    fn parts_of_a_batch_that_are_alike_count_as_one() {
+        let (mut once, mut twice) = (engine(1), engine(2));
+        twice.vs.copy(&once.vs).unwrap();
+        twice.average = copies(&once.vs);
+        let before = once.vs.variables()["encoder.stem.conv.weight"].detach().copy();
+        let views = views();
+        let a = once.learn(0, false, |_, _| views.shallow_clone()).unwrap().read().unwrap();
+        let b = twice.learn(0, true, |_, _| views.shallow_clone()).unwrap().read().unwrap();
+        assert!((a.loss - b.loss).abs() < 1e-5 && a.top1 == b.top1, "{a:?} {b:?}");
+        assert_eq!((a.stop, b.stop), (false, true));
+        for (name, weight) in named_parameters(&once.vs) {
+            let other = twice.vs.variables()[&name].shallow_clone();
+            assert!((weight - other).abs().max().double_value(&[]) < 1e-6, "{name}");
+        }
+        let after = once.vs.variables()["encoder.stem.conv.weight"].detach();
+        assert!((&after - &before).abs().max().double_value(&[]) > 1e-6, "the step moves weights");
+        let average = once.average.iter().find(|(name, _)| name == "encoder.stem.conv.weight").unwrap();
+        let expected = before * 0.9 + after * 0.1;
+        assert!((&average.1 - expected).abs().max().double_value(&[]) < 1e-6);
+    }
+}
