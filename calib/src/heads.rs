@@ -1,6 +1,7 @@
 //! Linear heads: `logits = W x + b` over an embedding, and the file they are kept in.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use safetensors::{Dtype, SafeTensors, View};
 use thiserror::Error;
@@ -45,12 +46,22 @@ pub enum HeadsError {
         /// Name of the head.
         head: String,
     },
+    /// A head's labels are not those of its kind.
+    #[error("head '{head}' has the labels {found}: {expected}")]
+    Labels {
+        /// Name of the head.
+        head: &'static str,
+        /// Its labels.
+        found: String,
+        /// What they should be.
+        expected: String,
+    },
 }
 
 /// One linear map from an embedding to a score (logit) a label.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearHead {
-    labels: Vec<String>,
+    labels: Arc<[String]>,
     dim: usize,
     weight: Vec<f32>,
     bias: Vec<f32>,
@@ -81,12 +92,17 @@ impl LinearHead {
         if !weight.iter().chain(&bias).all(|v| v.is_finite()) {
             return Err(HeadsError::NotFinite { head: name.to_owned() });
         }
-        Ok(Self { labels, dim, weight, bias })
+        Ok(Self { labels: labels.into(), dim, weight, bias })
     }
 
     /// What each row scores, in order.
     pub fn labels(&self) -> &[String] {
         &self.labels
+    }
+
+    /// The same, to be kept.
+    pub fn shared_labels(&self) -> Arc<[String]> {
+        Arc::clone(&self.labels)
     }
 
     /// Values of the embedding that it reads.
@@ -141,29 +157,90 @@ pub fn argmax(values: &[f32]) -> usize {
     best
 }
 
+/// `1 / (1 + e^-logit)`: the probability behind the logit of an action unit.
+pub fn sigmoid(logit: f32) -> f32 {
+    1.0 / (1.0 + (-logit).exp())
+}
+
+/// What a head of a bundle tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadKind {
+    /// Logits of the expressions, to be put through [`softmax_in_place`].
+    Expression,
+    /// Valence and arousal themselves, to be clamped to `[-1, 1]`.
+    ValenceArousal,
+    /// A logit an action unit, to be put through [`sigmoid`].
+    ActionUnits,
+}
+
+impl HeadKind {
+    /// In the order of [`Heads`].
+    pub const ALL: [Self; 3] = [Self::Expression, Self::ValenceArousal, Self::ActionUnits];
+
+    /// Its name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expression => "expression",
+            Self::ValenceArousal => "va",
+            Self::ActionUnits => "au",
+        }
+    }
+
+    /// What the labels should have been, where they are not.
+    fn problem(self, labels: &[String]) -> Option<String> {
+        match self {
+            Self::ValenceArousal if labels != VALENCE_AROUSAL => {
+                Some(format!("it should have {}", VALENCE_AROUSAL.join(", ")))
+            }
+            _ if labels.len() > MAX_LABELS => Some(format!("it may have {MAX_LABELS}")),
+            _ => None,
+        }
+    }
+}
+
+/// The rows of a valence and arousal head.
+pub const VALENCE_AROUSAL: [&str; 2] = ["valence", "arousal"];
+
+/// Most labels of a head: whoever keeps predictions in fixed memory may rely on it.
+pub const MAX_LABELS: usize = 32;
+
 /// The heads of a bundle. All read the same embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heads {
     dim: usize,
-    expression: Option<LinearHead>,
+    heads: [Option<LinearHead>; HeadKind::ALL.len()],
 }
 
 impl Heads {
-    /// Heads over an embedding of `dim` values.
+    /// Heads over an embedding of `dim` values; of two of a kind the later one counts.
     ///
     /// # Errors
-    /// [`HeadsError::Shape`] where a head reads an embedding of another size.
-    pub fn new(dim: usize, expression: Option<LinearHead>) -> Result<Self, HeadsError> {
-        if let Some(head) = expression.as_ref().filter(|head| head.dim != dim) {
-            return Err(HeadsError::Shape {
-                head: EXPRESSION.to_owned(),
-                labels: head.labels.len(),
-                dim,
-                weights: head.weight.len(),
-                biases: head.bias.len(),
-            });
+    /// [`HeadsError::Shape`] where a head reads an embedding of another size, and [`HeadsError::Labels`].
+    pub fn new(
+        dim: usize,
+        heads: impl IntoIterator<Item = (HeadKind, LinearHead)>,
+    ) -> Result<Self, HeadsError> {
+        let mut all = Self { dim, heads: Default::default() };
+        for (kind, head) in heads {
+            if head.dim != dim {
+                return Err(HeadsError::Shape {
+                    head: kind.name().to_owned(),
+                    labels: head.labels.len(),
+                    dim,
+                    weights: head.weight.len(),
+                    biases: head.bias.len(),
+                });
+            }
+            if let Some(expected) = kind.problem(&head.labels) {
+                return Err(HeadsError::Labels {
+                    head: kind.name(),
+                    found: head.labels.join(", "),
+                    expected,
+                });
+            }
+            all.heads[kind as usize] = Some(head);
         }
-        Ok(Self { dim, expression })
+        Ok(all)
     }
 
     /// Values of the embedding that they read.
@@ -171,9 +248,14 @@ impl Heads {
         self.dim
     }
 
-    /// Logits of the expressions, to be put through [`softmax_in_place`].
+    /// The head of a kind, where there is one.
+    pub fn get(&self, kind: HeadKind) -> Option<&LinearHead> {
+        self.heads[kind as usize].as_ref()
+    }
+
+    /// The expression head.
     pub fn expression(&self) -> Option<&LinearHead> {
-        self.expression.as_ref()
+        self.get(HeadKind::Expression)
     }
 
     /// Reads `heads.safetensors`: tensors `<head>.weight` `[labels, dim]` and `<head>.bias` `[labels]` in f32, and the
@@ -197,11 +279,13 @@ impl Heads {
             return Err(HeadsError::Newer { found: format });
         }
         let dim = number("dim")? as usize;
-        let expression = match metadata.get("expression.labels") {
-            Some(labels) => Some(read_head(&tensors, EXPRESSION, labels, dim)?),
-            None => None,
-        };
-        Self::new(dim, expression)
+        let mut heads = Vec::new();
+        for kind in HeadKind::ALL {
+            if let Some(labels) = metadata.get(&format!("{}.labels", kind.name())) {
+                heads.push((kind, read_head(&tensors, kind.name(), labels, dim)?));
+            }
+        }
+        Self::new(dim, heads)
     }
 
     /// The bytes of `heads.safetensors`; [`Heads::from_safetensors`] reads them back to the same values.
@@ -212,17 +296,16 @@ impl Heads {
         let mut metadata =
             HashMap::from([("format".into(), FORMAT.to_string()), ("dim".into(), self.dim.to_string())]);
         let mut tensors = Vec::new();
-        if let Some(head) = &self.expression {
-            metadata.insert(format!("{EXPRESSION}.labels"), head.labels.join(","));
-            let rows = head.labels.len();
-            tensors.push((format!("{EXPRESSION}.weight"), F32(vec![rows, head.dim], bytes_of(&head.weight))));
-            tensors.push((format!("{EXPRESSION}.bias"), F32(vec![rows], bytes_of(&head.bias))));
+        for kind in HeadKind::ALL {
+            let Some(head) = self.get(kind) else { continue };
+            let (name, rows) = (kind.name(), head.labels.len());
+            metadata.insert(format!("{name}.labels"), head.labels.join(","));
+            tensors.push((format!("{name}.weight"), F32(vec![rows, head.dim], bytes_of(&head.weight))));
+            tensors.push((format!("{name}.bias"), F32(vec![rows], bytes_of(&head.bias))));
         }
         safetensors::serialize(tensors, Some(metadata)).map_err(|e| HeadsError::Container(e.to_string()))
     }
 }
-
-const EXPRESSION: &str = "expression";
 
 fn read_head(
     tensors: &SafeTensors<'_>,
@@ -275,7 +358,15 @@ mod tests {
         let labels = vec!["neutral".to_owned(), "happy".to_owned()];
         let head =
             LinearHead::new("expression", labels, 3, vec![1.0, -2.0, 0.5, 0.0, 3.0, 1.0], vec![0.25, -1.0]);
-        Heads::new(3, Some(head.unwrap())).unwrap()
+        let va =
+            LinearHead::new("va", VALENCE_AROUSAL.map(str::to_owned).to_vec(), 3, vec![0.5; 6], vec![0.0; 2]);
+        let au = LinearHead::new("au", vec!["AU12".to_owned()], 3, vec![1.5; 3], vec![-0.5]);
+        let heads = [
+            (HeadKind::Expression, head.unwrap()),
+            (HeadKind::ValenceArousal, va.unwrap()),
+            (HeadKind::ActionUnits, au.unwrap()),
+        ];
+        Heads::new(3, heads).unwrap()
     }
 
     #[test]
@@ -292,6 +383,12 @@ mod tests {
         softmax_in_place(&mut p);
         assert!((p[0] - 1.0 / 3.0).abs() < 1e-4 && (p[1] - 2.0 / 3.0).abs() < 1e-4 && p[2] == 0.0, "{p:?}");
         assert_eq!(argmax(&p), 1);
+    }
+
+    #[test]
+    fn sigmoid_is_symmetric_and_bounded() {
+        assert!((sigmoid(3f32.ln()) - 0.75).abs() < 1e-6 && (sigmoid(-(3f32.ln())) - 0.25).abs() < 1e-6);
+        assert_eq!((sigmoid(-1e30), sigmoid(1e30)), (0.0, 1.0));
     }
 
     #[test]
@@ -325,6 +422,9 @@ mod tests {
         let labels = || vec!["a".to_owned(), "b".to_owned()];
         assert!(LinearHead::new("h", labels(), 2, vec![0.0; 3], vec![0.0; 2]).is_err());
         assert!(LinearHead::new("h", labels(), 2, vec![f32::NAN; 4], vec![0.0; 2]).is_err());
-        assert!(Heads::new(5, example().expression().cloned()).is_err());
+        let head = example().expression().unwrap().clone();
+        assert!(Heads::new(5, [(HeadKind::Expression, head.clone())]).is_err());
+        let error = Heads::new(3, [(HeadKind::ValenceArousal, head)]).unwrap_err().to_string();
+        assert!(error.contains("neutral, happy") && error.contains("valence, arousal"), "{error}");
     }
 }

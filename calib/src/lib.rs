@@ -6,4 +6,4 @@
 pub mod heads;
 pub mod metrics;
 
-pub use heads::{Heads, HeadsError, LinearHead, argmax, softmax_in_place};
+pub use heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, argmax, sigmoid, softmax_in_place};

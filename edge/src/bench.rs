@@ -50,9 +50,9 @@ impl Serialize for Stages<'_> {
             n: u64,
         }
         let mut map = serializer.serialize_map(None)?;
-        for stage in Stage::ALL.into_iter().filter(|&stage| self.0.count(stage) > 0) {
+        for stage in Stage::ALL.into_iter().filter(|&stage| self.0.samples(stage) > 0) {
             let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| self.0.quantile_ms(stage, q));
-            map.serialize_entry(stage.name(), &Percentiles { p50, p95, p99, n: self.0.count(stage) })?;
+            map.serialize_entry(stage.name(), &Percentiles { p50, p95, p99, n: self.0.samples(stage) })?;
         }
         map.end()
     }

@@ -1,12 +1,18 @@
 //! Reads faces from a source in real time and publishes predictions.
 //!
-//! [`source`] gives frames, [`pipeline`] turns each into [`prediction`]s, [`sink`] hands them on, [`run`] joins the
-//! three and keeps [`stats`].
+//! [`source`] gives frames, [`pipeline`] turns each into [`prediction`]s, the [`hub`] hands them to every [`sink`], [`run`]
+//! joins them and keeps [`stats`] and [`telemetry`].
 
 pub mod bench;
+pub mod governor;
+pub mod hub;
+pub mod mailbox;
 pub mod pipeline;
 pub mod prediction;
+pub mod preview;
 pub mod run;
 pub mod sink;
+pub mod smooth;
 pub mod source;
 pub mod stats;
+pub mod telemetry;

@@ -9,13 +9,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use semblance_edge::bench::BenchReport;
+use semblance_edge::hub::Overflow;
 use semblance_edge::pipeline::Pipeline;
-use semblance_edge::sink::{JsonlSink, SinkSpec};
-use semblance_edge::source::Next;
+use semblance_edge::run::{RunOptions, Shared};
+use semblance_edge::sink::SinkSpec;
+use semblance_edge::smooth::OneEuro;
+use semblance_edge::source::{Capture, Next, Pace, Source, SourceOptions};
 use semblance_edge::stats::{Stage, Stats};
-use semblance_edge::{run, source};
+use semblance_edge::telemetry::Telemetry;
+use semblance_edge::{run, sink, source};
 use semblance_face::follow::FinderKind;
-use semblance_face::{Bundle, FollowOptions, Follower, Frame};
+use semblance_face::{Bundle, FollowOptions, Follower};
 
 /// Reads facial expression from pictures and video, on the device.
 #[derive(Debug, Parser)]
@@ -134,12 +138,38 @@ struct RunArgs {
     #[arg(long, env = "SEMBLANCE_MAX_FRAMES")]
     max_frames: Option<u64>,
 
+    /// Play a recording at this many frames a second, as a camera would: frames that there is no time for are left out
+    #[arg(long, value_name = "FPS", value_parser = rate, env = "SEMBLANCE_PLAY_FPS")]
+    play_fps: Option<f64>,
+
+    /// Compute at most this many frames a second, always on the newest
+    #[arg(long, value_name = "FPS", value_parser = rate, env = "SEMBLANCE_MAX_FPS")]
+    max_fps: Option<f64>,
+
+    /// Smooth expressions, valence, arousal, action units and pose over time
+    #[arg(long, value_enum, env = "SEMBLANCE_SMOOTH")]
+    smooth: Option<Smooth>,
+
     /// Write the 68 landmarks of every face, too
     #[arg(long, env = "SEMBLANCE_LANDMARKS")]
     landmarks: bool,
 
     #[command(flatten)]
     pipeline: PipelineArgs,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Smooth {
+    /// The One-Euro filter: little lag in motion, little jitter at rest
+    OneEuro,
+}
+
+/// A number of frames a second.
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(fps) if (0.1..=1000.0).contains(&fps) => Ok(fps),
+        _ => Err("give a rate from 0.1 to 1000 frames a second".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -157,22 +187,50 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reports that a sink may be behind by.
+const QUEUE: usize = 256;
+/// Sinks have this long to write what is queued when a run ends.
+const DRAIN: Duration = Duration::from_secs(2);
+
 fn run_command(args: &RunArgs) -> anyhow::Result<()> {
-    let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks);
-    let source = source::open(&args.source)?;
-    let mut sinks = args.out.iter().map(JsonlSink::open).collect::<Result<Vec<_>, _>>()?;
+    let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
+    let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
+    let shared = Shared::default();
+    let options = SourceOptions { play_fps: args.play_fps };
+    let source = source::open(&args.source, &options, &shared.telemetry)?;
+    let overflow = match source.pace() {
+        Pace::Live => Overflow::DropOldest,
+        Pace::Recorded => Overflow::Wait,
+    };
+    let mut sinks = Vec::new();
+    for spec in &args.out {
+        let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
+        let sink = sink::open(spec)?;
+        sinks.push(
+            sink::start(sink, subscription, Arc::clone(&shared.telemetry))
+                .context("cannot start a thread")?,
+        );
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let on_signal = Arc::clone(&stop);
     ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
 
-    let mut stats = Stats::default();
     let start = Instant::now();
-    let skipped = |what: &str| eprintln!("edge: skipped {what}");
-    let result = run::run(source, &mut pipeline, &mut sinks, args.max_frames, &stop, &mut stats, skipped);
+    let options = RunOptions {
+        max_frames: args.max_frames,
+        find_every: args.pipeline.find_every,
+        max_fps: args.max_fps,
+    };
+    let result = run::run(source, &mut pipeline, &shared, &options, &stop);
+    shared.hub.close();
+    let finished = sink::finish(sinks, DRAIN);
+    let stats = shared.telemetry.stats();
     if stats.frames > 0 || result.is_ok() {
         eprintln!("{}", stats.summary(start.elapsed()));
     }
-    Ok(result?)
+    drop(stats);
+    result?;
+    Ok(finished?)
 }
 
 fn bench_command(args: &BenchArgs) -> anyhow::Result<()> {
@@ -193,14 +251,23 @@ const WARM_UP_FRAMES: u64 = 10;
 fn bench_pipeline(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
     let mut pipeline = args.pipeline.open()?;
     let never = AtomicBool::new(false);
-    let mut measure = |frames: u64, stats: &mut Stats| -> anyhow::Result<()> {
-        let source = source::open(&args.source)?;
-        Ok(run::run(source, &mut pipeline, &mut [], Some(frames), &never, stats, |_| {})?)
+    let mut measure = |frames: u64| -> anyhow::Result<Stats> {
+        let shared = Shared::default();
+        let source = open_recorded(&args.source, &shared.telemetry)?;
+        let options =
+            RunOptions { max_frames: Some(frames), find_every: args.pipeline.find_every, max_fps: None };
+        run::run(source, &mut pipeline, &shared, &options, &never)?;
+        let stats = shared.telemetry.stats().clone();
+        Ok(stats)
     };
-    measure(WARM_UP_FRAMES, &mut Stats::default())?;
+    measure(WARM_UP_FRAMES)?;
     let start = Instant::now();
-    measure(args.frames, stats)?;
+    *stats = measure(args.frames)?;
     Ok(start.elapsed())
+}
+
+fn open_recorded(spec: &str, telemetry: &Arc<Telemetry>) -> anyhow::Result<Box<dyn Source>> {
+    Ok(source::open(spec, &SourceOptions::default(), telemetry)?)
 }
 
 /// The finder alone, on frames that are decoded before; returns the time it took.
@@ -208,13 +275,16 @@ fn bench_finder(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration>
     // Few, so that they stay in the caches, as a frame does that was just decoded.
     const FRAMES_HELD: usize = 4;
     let mut finder = args.pipeline.follow_options().open_finder(&args.pipeline.bundle()?)?;
-    let mut source = source::open(&args.source)?;
+    let mut source = open_recorded(&args.source, &Arc::default())?;
     let mut frames = Vec::new();
-    let mut frame = Frame::black(1, 1)?;
+    let mut capture = Capture::new()?;
     while frames.len() < FRAMES_HELD {
-        match source.next(&mut frame)? {
-            Next::Frame => frames.push(frame.clone()),
-            Next::Skipped(_) => {}
+        match source.next(&mut capture)? {
+            Next::Frame => {
+                capture.decode()?;
+                frames.push(capture.frame.clone());
+            }
+            Next::Skipped(_) | Next::Idle => {}
             Next::End => break,
         }
     }

@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use semblance_calib::{Heads, HeadsError, argmax, softmax_in_place};
-use semblance_face::{
-    Aligner, Bundle, BundleError, Encoder, EncoderError, FollowError, Follower, Frame, head_pose,
-};
+use semblance_calib::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, sigmoid, softmax_in_place};
+use semblance_face::{Aligner, Bundle, BundleError, Encoder, EncoderError, FollowError, Follower, head_pose};
 use thiserror::Error;
 
-use crate::prediction::{ExpressionPrediction, LandmarkPoints, Pose, Prediction, Probabilities, StageMillis};
-use crate::stats::{Stage, Stats};
+use crate::prediction::{
+    ExpressionPrediction, FrameReport, LandmarkPoints, Pose, Prediction, Scores, StageMillis,
+};
+use crate::smooth::{OneEuro, Smoother};
+use crate::source::Capture;
+use crate::stats::{FrameTimes, Stage};
 
 /// Why a pipeline could not be built or a frame not be processed.
 #[derive(Debug, Error)]
@@ -51,8 +53,8 @@ pub struct Pipeline {
     heads: Heads,
     crop: Vec<u8>,
     embedding: Vec<f32>,
-    probabilities: Vec<f32>,
     landmarks_wanted: bool,
+    smoother: Option<Smoother>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -82,11 +84,11 @@ impl Pipeline {
         Ok(Self {
             follower,
             landmarks_wanted: false,
+            smoother: None,
             aligner: Aligner::new(manifest.crop, spec.side_px),
             encoder,
             crop: vec![0; side * side * 3],
             embedding: vec![0.0; spec.embedding_size],
-            probabilities: vec![0.0; heads.expression().map_or(0, |head| head.labels().len())],
             heads,
         })
     }
@@ -98,28 +100,47 @@ impl Pipeline {
         self
     }
 
-    /// Processes one frame, which took `decode` to decode, and hands each prediction to `publish`.
+    /// Smooths what the heads tell over time, where `filter` is some.
+    #[must_use]
+    pub fn with_smoothing(mut self, filter: Option<OneEuro>) -> Self {
+        self.smoother = filter.map(Smoother::new);
+        self
+    }
+
+    /// Frames from one run of the finder to the next, from the next frame on.
+    pub fn set_find_every(&mut self, frames: u32) {
+        self.follower.set_find_every(frames);
+    }
+
+    /// Processes a frame that is decoded and writes what it shows into `report`, and what it took into `times`, keeping
+    /// their allocations. `wait` is how old the frame was when it was begun with, `decode` what it took until it was
+    /// decoded.
     ///
     /// # Errors
-    /// [`PipelineError`], or what `publish` returns.
-    pub fn process<E: From<PipelineError>>(
+    /// [`PipelineError`].
+    pub fn process(
         &mut self,
-        frame: &Frame,
-        decode: Duration,
-        stats: &mut Stats,
-        mut publish: impl FnMut(Prediction<'_>) -> Result<(), E>,
-    ) -> Result<(), E> {
+        capture: &Capture,
+        [wait, decode]: [Duration; 2],
+        times: &mut FrameTimes,
+        report: &mut FrameReport,
+    ) -> Result<(), PipelineError> {
         let start = Instant::now();
-        let (faces, spent) = self.follower.update(frame).map_err(PipelineError::from)?;
+        let frame = &capture.frame;
+        let size = [frame.width(), frame.height()];
+        (report.t, report.frame, report.size) = (frame.t_secs, frame.index, size);
+        report.taken = capture.taken;
+        report.faces.clear();
+        let (faces, spent) = self.follower.update(frame)?;
         let find = start.elapsed();
-        stats.frames += 1;
-        stats.frames_with_face += u64::from(!faces.is_empty());
-        stats.record(Stage::Decode, decode);
+        times.clear();
+        times.record(Stage::Wait, wait);
+        times.record(Stage::Decode, decode);
         if let Some(find) = spent.find {
-            stats.record(Stage::Find, find);
+            times.record(Stage::Find, find);
         }
         if !spent.landmarks.is_zero() {
-            stats.record(Stage::Landmarks, spent.landmarks);
+            times.record(Stage::Landmarks, spent.landmarks);
         }
         for face in faces {
             let face_start = Instant::now();
@@ -129,55 +150,92 @@ impl Pipeline {
                 continue;
             }
             let align = face_start.elapsed();
-            self.encoder.embed(&self.crop, &mut self.embedding).map_err(PipelineError::from)?;
+            self.encoder.embed(&self.crop, &mut self.embedding)?;
             let embed = face_start.elapsed() - align;
-            let expression = self.heads.expression().map(|head| {
-                head.logits_into(&self.embedding, &mut self.probabilities);
-                softmax_in_place(&mut self.probabilities);
-                let labels = head.labels();
-                ExpressionPrediction {
-                    label: &labels[argmax(&self.probabilities)],
-                    p: Probabilities { labels, values: &self.probabilities },
-                }
-            });
+            let mut told = read_heads(&self.heads, &self.embedding);
+            let mut pose = face
+                .landmarks
+                .and_then(|found| head_pose(&found.points, size[0], size[1]))
+                .map(|p| Pose { yaw: p.yaw_deg, pitch: p.pitch_deg, roll: p.roll_deg });
+            if let Some(smoother) = &mut self.smoother {
+                smoother.smooth(face.id, frame.t_secs, &mut told, &mut pose);
+            }
             let heads = face_start.elapsed() - align - embed;
-            let size = (frame.width(), frame.height());
-            let pose = face.landmarks.and_then(|found| head_pose(&found.points, size.0, size.1));
-            stats.record(Stage::Align, align);
-            stats.record(Stage::Embed, embed);
-            stats.record(Stage::Heads, heads);
-            stats.faces += 1;
+            times.record(Stage::Align, align);
+            times.record(Stage::Embed, embed);
+            times.record(Stage::Heads, heads);
             let b = face.bbox;
-            publish(Prediction {
+            report.faces.push(Prediction {
                 t: frame.t_secs,
                 frame: frame.index,
                 track: face.id,
+                user: None,
                 bbox: [b.x, b.y, b.w, b.h].map(tenth),
                 score: face.score,
-                pose: pose.map(|p| Pose {
-                    yaw: tenth(p.yaw_deg),
-                    pitch: tenth(p.pitch_deg),
-                    roll: tenth(p.roll_deg),
-                }),
+                pose: pose.map(|p| Pose { yaw: tenth(p.yaw), pitch: tenth(p.pitch), roll: tenth(p.roll) }),
                 landmarks: face
                     .landmarks
                     .filter(|_| self.landmarks_wanted)
                     .map(|found| LandmarkPoints(found.points.map(|p| [tenth(p.x), tenth(p.y)]))),
-                expression,
+                expression: told.expression,
+                valence: told.valence_arousal.map(|[valence, _]| valence),
+                arousal: told.valence_arousal.map(|[_, arousal]| arousal),
+                au: told.au,
                 adapted: false,
-                truth: None,
+                smoothing: self.smoother.as_ref().map(|_| OneEuro::NAME),
+                truth: capture.truth,
                 ms: StageMillis {
+                    wait: millis(wait),
                     decode: millis(decode),
                     find: millis(find),
                     embed: millis(align + embed),
                     heads: millis(heads),
                     total: millis(decode + start.elapsed()),
                 },
-            })?;
+            });
         }
-        stats.record(Stage::Total, start.elapsed());
+        if let Some(smoother) = &mut self.smoother {
+            smoother.forget_before(frame.t_secs);
+        }
+        times.record(Stage::Total, start.elapsed());
         Ok(())
     }
+}
+
+/// What the heads tell of a face.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Told {
+    /// Probabilities of the expressions.
+    pub expression: Option<ExpressionPrediction>,
+    /// Valence and arousal, each in `[-1, 1]`.
+    pub valence_arousal: Option<[f32; 2]>,
+    /// Probabilities of the action units.
+    pub au: Option<Scores>,
+}
+
+/// What `heads` tell of an embedding of their size.
+pub fn read_heads(heads: &Heads, embedding: &[f32]) -> Told {
+    let logits = |head: &LinearHead, all: &mut [f32; MAX_LABELS]| {
+        let count = head.labels().len();
+        head.logits_into(embedding, &mut all[..count]);
+        count
+    };
+    let mut buffer = [0.0; MAX_LABELS];
+    let expression = heads.expression().map(|head| {
+        let count = logits(head, &mut buffer);
+        softmax_in_place(&mut buffer[..count]);
+        ExpressionPrediction { p: Scores::new(head.shared_labels(), &buffer[..count]) }
+    });
+    let valence_arousal = heads.get(HeadKind::ValenceArousal).map(|head| {
+        logits(head, &mut buffer);
+        [buffer[0].clamp(-1.0, 1.0), buffer[1].clamp(-1.0, 1.0)]
+    });
+    let au = heads.get(HeadKind::ActionUnits).map(|head| {
+        let count = logits(head, &mut buffer);
+        buffer[..count].iter_mut().for_each(|v| *v = sigmoid(*v));
+        Scores::new(head.shared_labels(), &buffer[..count])
+    });
+    Told { expression, valence_arousal, au }
 }
 
 /// To a tenth: finer than what is known of a pixel or a degree.

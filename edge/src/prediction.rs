@@ -1,20 +1,49 @@
 //! The contract of every sink: one JSON object a face a frame.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use semblance_calib::{MAX_LABELS, argmax};
 use semblance_face::landmarks::LANDMARKS;
 use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
+use serde::ser::{SerializeMap, SerializeStruct, Serializer};
+
+/// Everything about one frame, handed to every sink as it is. It holds no pixels.
+#[derive(Clone, Debug)]
+pub struct FrameReport {
+    /// Seconds on the source's own clock.
+    pub t: f64,
+    /// Number of the frame in its source, from 0.
+    pub frame: u64,
+    /// Width and height of the frame in pixels.
+    pub size: [u32; 2],
+    /// When the frame was taken.
+    pub taken: Instant,
+    /// A prediction a face; empty where none is in view.
+    pub faces: Vec<Prediction>,
+}
+
+impl Default for FrameReport {
+    fn default() -> Self {
+        Self { t: 0.0, frame: 0, size: [0; 2], taken: Instant::now(), faces: Vec::new() }
+    }
+}
 
 /// What is known of one face in one frame. The order of the fields is the order in which they are written.
 ///
-/// Valence, arousal, action units and user are absent until a bundle or a profile provides them.
-#[derive(Debug, Serialize)]
-pub struct Prediction<'a> {
+/// What neither bundle nor profile provides is absent. Cloning allocates nothing.
+#[derive(Clone, Debug, Serialize)]
+pub struct Prediction {
     /// Seconds on the source's own clock.
     pub t: f64,
     /// Number of the frame in its source, from 0.
     pub frame: u64,
     /// The face's number, from 1, the same for as long as the face is in view.
     pub track: u64,
+    /// Whose face it is taken to be, where that was said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<Arc<str>>,
     /// `[x, y, width, height]` in pixels of the source.
     #[serde(rename = "box")]
     pub bbox: [f32; 4],
@@ -28,9 +57,21 @@ pub struct Prediction<'a> {
     pub landmarks: Option<LandmarkPoints>,
     /// Present where the bundle has an expression head.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expression: Option<ExpressionPrediction<'a>>,
+    pub expression: Option<ExpressionPrediction>,
+    /// From unpleasant, -1, to pleasant, 1; present where the bundle has a head for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub valence: Option<f32>,
+    /// From calm, -1, to excited, 1; present where the bundle has a head for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arousal: Option<f32>,
+    /// Probability of each action unit, in `[0, 1]`; present where the bundle has a head for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub au: Option<Scores>,
     /// Whether heads adapted to the user were used.
     pub adapted: bool,
+    /// The filter that smoothed the values over time, where one was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smoothing: Option<&'static str>,
     /// What the face really shows, where the source drew it: `demo` alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub truth: Option<Truth>,
@@ -75,38 +116,83 @@ impl Serialize for LandmarkPoints {
     }
 }
 
-/// Probabilities over the expressions.
-#[derive(Debug, Serialize)]
-pub struct ExpressionPrediction<'a> {
-    /// The most probable expression.
-    pub label: &'a str,
+/// Probabilities over the expressions, written as the most probable one's `label` and all of them, `p`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpressionPrediction {
     /// Probability of each; they sum to 1.
-    pub p: Probabilities<'a>,
+    pub p: Scores,
+}
+
+impl ExpressionPrediction {
+    /// The most probable expression.
+    pub fn label(&self) -> &str {
+        &self.p.labels[argmax(&self.p.values)]
+    }
+}
+
+impl Serialize for ExpressionPrediction {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("ExpressionPrediction", 2)?;
+        fields.serialize_field("label", self.label())?;
+        fields.serialize_field("p", &self.p)?;
+        fields.end()
+    }
 }
 
 /// Names and values, written as one JSON object in the order of the head.
-#[derive(Clone, Copy, Debug)]
-pub struct Probabilities<'a> {
-    /// The names.
-    pub labels: &'a [String],
-    /// A value for each.
-    pub values: &'a [f32],
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    labels: Arc<[String]>,
+    values: ArrayVec<f32, MAX_LABELS>,
 }
 
-impl Serialize for Probabilities<'_> {
+impl Scores {
+    /// A value for each label.
+    ///
+    /// # Panics
+    /// Where there are not as many of both, or more than [`MAX_LABELS`], which no head has.
+    pub fn new(labels: Arc<[String]>, values: &[f32]) -> Self {
+        assert!(labels.len() == values.len() && values.len() <= MAX_LABELS, "{labels:?}: {values:?}");
+        Self { labels, values: values.iter().copied().collect() }
+    }
+
+    /// The names.
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// A value for each name.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    /// The values, to be changed.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// Names and values, in the order of the head.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, f32)> {
+        self.labels.iter().map(String::as_str).zip(self.values.iter().copied())
+    }
+}
+
+impl Serialize for Scores {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.labels.len()))?;
-        for (label, value) in self.labels.iter().zip(self.values) {
-            map.serialize_entry(label, value)?;
+        for (label, value) in self.iter() {
+            map.serialize_entry(label, &value)?;
         }
         map.end()
     }
 }
 
-/// Milliseconds spent on each stage. `decode` and `find` are the frame's; `embed` (with the crop) and `heads` are the
-/// face's own; `total` is from the start of the frame's decoding to the end of this face's heads.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// Milliseconds spent on each stage. `wait`, `decode` and `find` are the frame's; `embed` (with the crop) and `heads` are
+/// the face's own; `total` is from the start of the frame's decoding to the end of this face's heads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct StageMillis {
+    /// From when the frame was taken to when it was begun with: how old it was.
+    pub wait: f64,
     /// Decoding of the frame.
     pub decode: f64,
     /// Finding and following: the finder, where it ran, and the landmark network.
@@ -115,6 +201,6 @@ pub struct StageMillis {
     pub embed: f64,
     /// Heads.
     pub heads: f64,
-    /// All of it.
+    /// All of it, `wait` aside.
     pub total: f64,
 }

@@ -1,17 +1,21 @@
-//! Joins source, pipeline and sinks: one thread decodes, the caller's thread does the rest.
+//! Joins source, pipeline and sinks: one thread captures, the caller's thread computes, each sink has its own.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::bounded;
-use semblance_face::Frame;
+use crossbeam::channel::{Receiver, bounded};
 use thiserror::Error;
 
+use crate::governor::Governor;
+use crate::hub::{Hub, ReportPool};
+use crate::mailbox::{Empty, Inlet, Outlet, mailbox};
 use crate::pipeline::{Pipeline, PipelineError};
-use crate::prediction::{Prediction, Truth};
-use crate::sink::{JsonlSink, SinkError};
-use crate::source::{Next, Source, SourceError};
-use crate::stats::Stats;
+use crate::preview::Preview;
+use crate::sink::SinkError;
+use crate::source::{Capture, Next, Pace, Source, SourceError};
+use crate::stats::FrameTimes;
+use crate::telemetry::{SourceState, Telemetry};
 
 /// Why a run ended early.
 #[derive(Debug, Error)]
@@ -27,96 +31,178 @@ pub enum RunError {
     Sink(#[from] SinkError),
 }
 
-/// Frames in flight between the decoding thread and the pipeline.
-const FRAMES_IN_FLIGHT: usize = 3;
-
-/// What the decoding thread hands over.
-enum Message {
-    Frame(Frame, Option<Truth>, Duration),
-    Skipped(String),
-    Failed(SourceError),
+/// What the threads of a run share with each other and with those who watch.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// Where predictions are handed to sinks.
+    pub hub: Hub,
+    /// Where pictures are left for those who look.
+    pub preview: Preview,
+    /// What the run tells of itself.
+    pub telemetry: Arc<Telemetry>,
 }
 
-/// Processes every frame of `source` until it ends, `max_frames` are done, `stop` is set, or a sink's reader has gone
-/// (which is no error). `stats` holds the counts however the run ends; `on_skip` hears of what the source passed over.
+/// How a run goes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RunOptions {
+    /// Ends after so many frames.
+    pub max_frames: Option<u64>,
+    /// Frames from one run of the finder to the next, where nothing presses.
+    pub find_every: u32,
+    /// Frames a second, at most.
+    pub max_fps: Option<f64>,
+}
+
+/// Captures in flight: one that is filled, one in the mailbox, one that is computed on.
+const CAPTURES: usize = 3;
+/// How long anybody waits before looking whether the run is over.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Processes the frames of `source` until it ends, `max_frames` are done, `stop` is set, or no sink is left that reads.
+/// Of a recording every frame is processed, of a live source always the newest. The hub is left open.
 ///
 /// # Errors
 /// [`RunError`].
 pub fn run(
-    mut source: Box<dyn Source>,
+    source: Box<dyn Source>,
     pipeline: &mut Pipeline,
-    sinks: &mut [JsonlSink],
-    max_frames: Option<u64>,
+    shared: &Shared,
+    options: &RunOptions,
     stop: &AtomicBool,
-    stats: &mut Stats,
-    mut on_skip: impl FnMut(&str),
 ) -> Result<(), RunError> {
-    // A file's frames are never dropped: the decoding thread waits for frames to come back.
-    let (to_pipeline, from_source) = bounded::<Message>(FRAMES_IN_FLIGHT);
-    let (give_back, recycled) = bounded::<Frame>(FRAMES_IN_FLIGHT);
-    for _ in 0..FRAMES_IN_FLIGHT {
-        if let Ok(frame) = Frame::black(1, 1) {
-            let _ = give_back.send(frame);
+    let (inlet, outlet) = mailbox();
+    let (give_back, spare) = bounded(CAPTURES);
+    for _ in 0..CAPTURES {
+        if let Ok(capture) = Capture::new() {
+            let _ = give_back.try_send(capture);
         }
     }
+    let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            while let Ok(mut frame) = recycled.recv() {
-                let start = Instant::now();
-                let message = loop {
-                    match source.next(&mut frame) {
-                        Ok(Next::Frame) => break Message::Frame(frame, source.truth(), start.elapsed()),
-                        Ok(Next::Skipped(what)) => {
-                            if to_pipeline.send(Message::Skipped(what)).is_err() {
-                                return;
-                            }
-                        }
-                        Ok(Next::End) => return,
-                        Err(error) => break Message::Failed(error),
-                    }
-                };
-                if to_pipeline.send(message).is_err() {
-                    return;
-                }
-            }
+        let telemetry = &*shared.telemetry;
+        let capturing = scope.spawn(|| {
+            capture(source, Spares { spare, give_back: give_back.clone() }, inlet, telemetry, &over)
         });
-        // Owned here, so that the decoding thread sees both channels close when this ends.
-        let (from_source, give_back) = (from_source, give_back);
-        let mut left = max_frames.unwrap_or(u64::MAX);
-        while left > 0 && !stop.load(Ordering::Relaxed) {
-            match from_source.recv() {
-                Ok(Message::Frame(frame, truth, decode)) => {
-                    let published = process(pipeline, sinks, &frame, truth, decode, stats);
-                    match published {
-                        Err(RunError::Sink(SinkError::Closed(_))) => return Ok(()),
-                        other => other?,
-                    }
-                    let _ = give_back.send(frame);
-                    left -= 1;
-                }
-                Ok(Message::Skipped(what)) => {
-                    stats.dropped += 1;
-                    on_skip(&what);
-                }
-                Ok(Message::Failed(error)) => return Err(error.into()),
-                Err(_) => break,
-            }
-        }
-        Ok(())
+        let computed = compute(&outlet, pipeline, shared, options, stop, |done| {
+            let _ = give_back.try_send(done);
+        });
+        over.store(true, Ordering::Relaxed);
+        drop(outlet);
+        let captured = capturing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        computed?;
+        Ok(captured?)
     })
 }
 
-fn process(
+/// Captures that are free to be filled, and where they come back to.
+struct Spares {
+    spare: Receiver<Capture>,
+    give_back: crossbeam::channel::Sender<Capture>,
+}
+
+/// Reads the source until it ends or the run is over.
+fn capture(
+    mut source: Box<dyn Source>,
+    spares: Spares,
+    inlet: Inlet<Capture>,
+    telemetry: &Telemetry,
+    over: &AtomicBool,
+) -> Result<(), SourceError> {
+    let is_over = || over.load(Ordering::Relaxed);
+    while !is_over() {
+        let Ok(mut capture) = spares.spare.recv_timeout(PATIENCE) else { continue };
+        let next = loop {
+            match source.next(&mut capture)? {
+                Next::Skipped(what) => {
+                    log::warn!("skipped {what}");
+                    telemetry.stats().dropped += 1;
+                }
+                Next::Idle if !is_over() => {}
+                next => break next,
+            }
+        };
+        if next != Next::Frame {
+            break;
+        }
+        telemetry.source.count_captured();
+        match source.pace() {
+            Pace::Live => {
+                if let Some(unread) = inlet.replace(capture) {
+                    telemetry.count_replaced();
+                    let _ = spares.give_back.try_send(unread);
+                }
+            }
+            Pace::Recorded => {
+                let mut waiting = Some(capture);
+                while let Some(capture) = waiting.take().filter(|_| !is_over()) {
+                    waiting = inlet.offer(capture, PATIENCE).err().map(|closed| closed.0);
+                }
+            }
+        }
+    }
+    if !is_over() {
+        let (_, what) = telemetry.source.state();
+        telemetry.source.set(SourceState::Ended, &what);
+    }
+    Ok(())
+}
+
+/// Computes on what the mailbox holds, as often as it may.
+fn compute(
+    outlet: &Outlet<Capture>,
     pipeline: &mut Pipeline,
-    sinks: &mut [JsonlSink],
-    frame: &Frame,
-    truth: Option<Truth>,
-    decode: Duration,
-    stats: &mut Stats,
+    shared: &Shared,
+    options: &RunOptions,
+    stop: &AtomicBool,
+    give_back: impl Fn(Capture),
 ) -> Result<(), RunError> {
-    pipeline.process(frame, decode, stats, |prediction| -> Result<(), RunError> {
-        let prediction = Prediction { truth, ..prediction };
-        sinks.iter_mut().try_for_each(|sink| sink.write(&prediction)).map_err(RunError::from)
-    })?;
-    Ok(sinks.iter_mut().try_for_each(JsonlSink::flush)?)
+    let telemetry = &shared.telemetry;
+    let mut governor = Governor::new(options.find_every, options.max_fps);
+    let (mut pool, mut times) = (ReportPool::default(), FrameTimes::default());
+    let mut left = options.max_frames.unwrap_or(u64::MAX);
+    let mut next_start = Instant::now();
+    while left > 0 && !stop.load(Ordering::Relaxed) && !shared.hub.is_deserted() {
+        telemetry.beat();
+        let early = next_start.saturating_duration_since(Instant::now());
+        if !early.is_zero() {
+            std::thread::sleep(early.min(PATIENCE));
+            continue;
+        }
+        let mut capture = match outlet.take(PATIENCE) {
+            Ok(capture) => capture,
+            Err(Empty::Yet) => continue,
+            Err(Empty::ForGood) => break,
+        };
+        let begun = Instant::now();
+        let wait = begun.duration_since(capture.taken);
+        match capture.decode() {
+            Ok(()) => {
+                let spent = [wait, capture.read + begun.elapsed()];
+                let report = pool.fill(|report| pipeline.process(&capture, spent, &mut times, report))?;
+                shared.hub.publish(&report, stop);
+                shared.preview.offer(&capture);
+                telemetry.stats().count_frame(report.faces.len(), &times);
+                left -= 1;
+            }
+            Err(error) => {
+                log::debug!("frame {}: {error}", capture.frame.index);
+                telemetry.source.count_damaged();
+            }
+        }
+        give_back(capture);
+        if let Some(pressure) = governor.count(begun.elapsed(), Instant::now()) {
+            let before = telemetry.pressure();
+            if before.reason != pressure.reason {
+                match pressure.reason.as_str() {
+                    "" => log::info!("no pressure any more"),
+                    reason => log::warn!("{reason}"),
+                }
+            }
+            telemetry.set_pressure(pressure);
+        }
+        let decision = governor.decision();
+        pipeline.set_find_every(decision.find_every);
+        next_start = begun + decision.interval;
+    }
+    Ok(())
 }

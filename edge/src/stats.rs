@@ -8,6 +8,8 @@ use hdrhistogram::Histogram;
 /// The stages of a frame's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// From when a frame was taken to when it was begun with.
+    Wait,
     /// Decoding of a frame.
     Decode,
     /// The finder, in a frame in which it ran.
@@ -20,18 +22,30 @@ pub enum Stage {
     Embed,
     /// Heads of a face.
     Heads,
-    /// Everything but decoding, of a frame.
+    /// Everything but waiting and decoding, of a frame.
     Total,
+    /// From when a frame was taken to when its predictions were written.
+    Latency,
 }
 
 impl Stage {
     /// In the order of their work.
-    pub const ALL: [Self; 7] =
-        [Self::Decode, Self::Find, Self::Landmarks, Self::Align, Self::Embed, Self::Heads, Self::Total];
+    pub const ALL: [Self; 9] = [
+        Self::Wait,
+        Self::Decode,
+        Self::Find,
+        Self::Landmarks,
+        Self::Align,
+        Self::Embed,
+        Self::Heads,
+        Self::Total,
+        Self::Latency,
+    ];
 
     /// Its name in reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Wait => "wait",
             Self::Decode => "decode",
             Self::Find => "find",
             Self::Landmarks => "landmarks",
@@ -39,6 +53,7 @@ impl Stage {
             Self::Embed => "embed",
             Self::Heads => "heads",
             Self::Total => "total",
+            Self::Latency => "latency",
         }
     }
 }
@@ -47,8 +62,24 @@ impl Stage {
 const MAX_MICROS: u64 = 60_000_000;
 const SIGNIFICANT_DIGITS: u8 = 2;
 
+/// What one frame took, to be added to [`Stats`] in one go.
+#[derive(Clone, Debug, Default)]
+pub struct FrameTimes(Vec<(Stage, Duration)>);
+
+impl FrameTimes {
+    /// Forgets the frame before.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Notes one duration.
+    pub fn record(&mut self, stage: Stage, duration: Duration) {
+        self.0.push((stage, duration));
+    }
+}
+
 /// Counts and latencies of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Stats {
     /// Frames processed.
     pub frames: u64,
@@ -78,6 +109,16 @@ impl Default for Stats {
 }
 
 impl Stats {
+    /// Counts a frame in which so many faces were predicted on.
+    pub fn count_frame(&mut self, faces: usize, times: &FrameTimes) {
+        self.frames += 1;
+        self.faces += faces as u64;
+        self.frames_with_face += u64::from(faces > 0);
+        for (stage, duration) in &times.0 {
+            self.record(*stage, *duration);
+        }
+    }
+
     /// Counts one duration.
     pub fn record(&mut self, stage: Stage, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(MAX_MICROS);
@@ -89,8 +130,13 @@ impl Stats {
         self.stages[stage as usize].value_at_quantile(quantile) as f64 / 1000.0
     }
 
+    /// The durations of a stage in microseconds.
+    pub fn histogram(&self, stage: Stage) -> &Histogram<u64> {
+        &self.stages[stage as usize]
+    }
+
     /// Durations counted of a stage.
-    pub fn count(&self, stage: Stage) -> u64 {
+    pub fn samples(&self, stage: Stage) -> u64 {
         self.stages[stage as usize].len()
     }
 
@@ -117,10 +163,10 @@ impl fmt::Display for Summary<'_> {
             "{} frames ({share:.1} % with a face), {} faces, {} dropped, {fps:.1} fps",
             stats.frames, stats.faces, stats.dropped
         )?;
-        write!(f, "{:>9} {:>9} {:>9} {:>9}", "ms", "p50", "p95", "max")?;
-        for stage in Stage::ALL.into_iter().filter(|&stage| stats.count(stage) > 0) {
-            let [p50, p95, max] = [0.5, 0.95, 1.0].map(|q| stats.quantile_ms(stage, q));
-            write!(f, "\n{:>9} {p50:>9.2} {p95:>9.2} {max:>9.2}", stage.name())?;
+        write!(f, "{:>9} {:>9} {:>9} {:>9} {:>9}", "ms", "p50", "p95", "p99", "max")?;
+        for stage in Stage::ALL.into_iter().filter(|&stage| stats.samples(stage) > 0) {
+            let [p50, p95, p99, max] = [0.5, 0.95, 0.99, 1.0].map(|q| stats.quantile_ms(stage, q));
+            write!(f, "\n{:>9} {p50:>9.2} {p95:>9.2} {p99:>9.2} {max:>9.2}", stage.name())?;
         }
         Ok(())
     }

@@ -158,6 +158,11 @@ impl Follower {
         Ok(Self::new(finder, landmarker, options.find_every))
     }
 
+    /// Runs the finder on every `frames`-th frame from now on; at least on every one.
+    pub fn set_find_every(&mut self, frames: u32) {
+        self.find_every = frames.max(1);
+    }
+
     /// Forgets every face, as before a clip that has nothing to do with the last one.
     pub fn forget(&mut self) {
         self.detections.clear();

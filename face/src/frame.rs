@@ -97,6 +97,26 @@ impl Frame {
         crate::frame::decode::decode(bytes)
     }
 
+    /// [`Frame::decode`] of a JPEG into this frame, which keeps its allocation where the size stays, its time and its
+    /// number.
+    ///
+    /// # Errors
+    /// As [`Frame::decode`]; the pixels are then of no use.
+    pub fn decode_jpeg(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
+        crate::frame::decode::jpeg_into(bytes, self)
+    }
+
+    /// Gives the frame another size, keeping its allocation where it is large enough. What the pixels hold then has no
+    /// meaning.
+    ///
+    /// # Errors
+    /// [`FrameError::Side`] where a side is zero or beyond [`Frame::MAX_SIDE`].
+    pub fn resize(&mut self, width: u32, height: u32) -> Result<(), FrameError> {
+        self.rgb.resize(Self::byte_len(width, height)?, 0);
+        (self.width, self.height) = (width, height);
+        Ok(())
+    }
+
     /// Width in pixels.
     pub fn width(&self) -> u32 {
         self.width
@@ -135,10 +155,15 @@ mod decode {
     use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
-        if bytes.starts_with(&[0xFF, 0xD8]) { jpeg(bytes) } else { other(bytes) }
+        if !bytes.starts_with(&[0xFF, 0xD8]) {
+            return other(bytes);
+        }
+        let mut frame = Frame::black(1, 1)?;
+        jpeg_into(bytes, &mut frame)?;
+        Ok(frame)
     }
 
-    fn jpeg(bytes: &[u8]) -> Result<Frame, FrameError> {
+    pub(super) fn jpeg_into(bytes: &[u8], frame: &mut Frame) -> Result<(), FrameError> {
         let side = Frame::MAX_SIDE as usize;
         let options = DecoderOptions::new_fast()
             .set_strict_mode(true)
@@ -148,10 +173,11 @@ mod decode {
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
         let fail =
             |e: zune_jpeg::errors::DecodeErrors| FrameError::Decode(e.to_string().trim_end().to_owned());
-        let rgb = decoder.decode().map_err(fail)?;
+        decoder.decode_headers().map_err(fail)?;
         let (width, height) =
             decoder.dimensions().ok_or_else(|| FrameError::Decode("JPEG without a size".to_owned()))?;
-        Frame::new(width as u32, height as u32, rgb)
+        frame.resize(width as u32, height as u32)?;
+        decoder.decode_into(frame.rgb_mut()).map_err(fail)
     }
 
     fn other(bytes: &[u8]) -> Result<Frame, FrameError> {

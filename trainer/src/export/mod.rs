@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use semblance_calib::Heads;
+use semblance_calib::{HeadKind, Heads};
 use semblance_face::bundle::{self, EncoderEntry, FaceNetEntry, FileEntry, LabelSets};
 use semblance_face::encoder::EncoderSpec;
 use semblance_face::finder::ConvFinder;
@@ -137,7 +137,8 @@ pub fn export(
     );
     let embedding_size = meta.backbone.embedding_size() as usize;
     let head = if meta.labels.is_empty() { None } else { Some(checkpoint_head(&checkpoint)?) };
-    let heads = Heads::new(embedding_size, head)?.to_safetensors()?;
+    let heads =
+        Heads::new(embedding_size, head.map(|head| (HeadKind::Expression, head)))?.to_safetensors()?;
     let file = |file: &str| FileEntry { file: file.to_owned(), sha256: String::new() };
     let mut all_scores = meta.scores.clone();
     all_scores.extend(scores);

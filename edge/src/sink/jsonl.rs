@@ -1,0 +1,56 @@
+//! JSON lines: one object a face a frame.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use super::{Sink, SinkError};
+use crate::prediction::FrameReport;
+
+/// Writes one JSON object a line.
+pub struct JsonlSink {
+    name: String,
+    out: BufWriter<Box<dyn Write + Send>>,
+}
+
+impl std::fmt::Debug for JsonlSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("JsonlSink").field(&self.name).finish()
+    }
+}
+
+impl JsonlSink {
+    /// Opens the file, or standard output; a file that is there is replaced.
+    ///
+    /// # Errors
+    /// [`SinkError::Io`] where the file cannot be created.
+    pub fn open(file: Option<&Path>) -> Result<Self, SinkError> {
+        let (name, out): (String, Box<dyn Write + Send>) = match file {
+            None => ("standard output".to_owned(), Box::new(io::stdout())),
+            Some(path) => {
+                let to = path.display().to_string();
+                match File::create(path) {
+                    Ok(file) => (to, Box::new(file)),
+                    Err(source) => return Err(SinkError::Io { to, source }),
+                }
+            }
+        };
+        Ok(Self { name, out: BufWriter::new(out) })
+    }
+}
+
+impl Sink for JsonlSink {
+    fn write(&mut self, report: &FrameReport) -> Result<(), SinkError> {
+        for prediction in &report.faces {
+            serde_json::to_writer(&mut self.out, prediction)
+                .map_err(io::Error::from)
+                .and_then(|()| self.out.write_all(b"\n"))
+                .map_err(|e| SinkError::writing(&self.name, e))?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        self.out.flush().map_err(|e| SinkError::writing(&self.name, e))
+    }
+}
