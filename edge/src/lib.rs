@@ -6,11 +6,14 @@
 pub mod bench;
 pub mod governor;
 pub mod hub;
+pub mod logging;
 pub mod mailbox;
 pub mod pipeline;
 pub mod prediction;
 pub mod preview;
 pub mod run;
+pub mod service;
+pub mod settings;
 pub mod sink;
 pub mod smooth;
 pub mod source;

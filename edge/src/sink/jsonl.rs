@@ -1,10 +1,9 @@
 //! JSON lines: one object a face a frame.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::{Sink, SinkError};
+use super::{Sink, SinkError, open_file};
 use crate::prediction::FrameReport;
 
 /// Writes one JSON object a line.
@@ -20,20 +19,14 @@ impl std::fmt::Debug for JsonlSink {
 }
 
 impl JsonlSink {
-    /// Opens the file, or standard output; a file that is there is replaced.
+    /// Opens the file, or standard output; a file that is there is replaced, or continued where `append` is set.
     ///
     /// # Errors
     /// [`SinkError::Io`] where the file cannot be created.
-    pub fn open(file: Option<&Path>) -> Result<Self, SinkError> {
+    pub fn open(file: Option<&Path>, append: bool) -> Result<Self, SinkError> {
         let (name, out): (String, Box<dyn Write + Send>) = match file {
             None => ("standard output".to_owned(), Box::new(io::stdout())),
-            Some(path) => {
-                let to = path.display().to_string();
-                match File::create(path) {
-                    Ok(file) => (to, Box::new(file)),
-                    Err(source) => return Err(SinkError::Io { to, source }),
-                }
-            }
+            Some(path) => (path.display().to_string(), Box::new(open_file(path, append)?)),
         };
         Ok(Self { name, out: BufWriter::new(out) })
     }

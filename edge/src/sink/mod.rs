@@ -2,8 +2,9 @@
 
 mod jsonl;
 
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,14 +88,20 @@ impl SinkError {
     }
 }
 
-/// Opens a destination.
+/// Opens a destination. A file that is there is replaced, or continued where `append` is set.
 ///
 /// # Errors
 /// [`SinkError::Io`] where a file cannot be created.
-pub fn open(spec: &SinkSpec) -> Result<Box<dyn Sink>, SinkError> {
+pub fn open(spec: &SinkSpec, append: bool) -> Result<Box<dyn Sink>, SinkError> {
     match spec {
-        SinkSpec::Jsonl(file) => Ok(Box::new(JsonlSink::open(file.as_deref())?)),
+        SinkSpec::Jsonl(file) => Ok(Box::new(JsonlSink::open(file.as_deref(), append)?)),
     }
+}
+
+/// Creates a file for a sink, or continues it where `append` is set.
+fn open_file(path: &Path, append: bool) -> Result<File, SinkError> {
+    let file = File::options().create(true).write(true).append(append).truncate(!append).open(path);
+    file.map_err(|source| SinkError::Io { to: path.display().to_string(), source })
 }
 
 /// A sink at work on a thread of its own.

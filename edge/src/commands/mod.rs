@@ -1,0 +1,83 @@
+//! The subcommands, one a file.
+
+pub(crate) mod bench;
+pub(crate) mod config;
+pub(crate) mod run;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use semblance_edge::pipeline::Pipeline;
+use semblance_face::follow::FinderKind;
+use semblance_face::{Bundle, FollowOptions, Follower};
+
+/// What run and bench share: the models and how faces are found.
+#[derive(Debug, Args)]
+pub(crate) struct PipelineArgs {
+    /// Folder with the models [default: models/default in the working folder, beside the program, or installed]
+    #[arg(long, env = "SEMBLANCE_BUNDLE")]
+    bundle: Option<PathBuf>,
+
+    /// Which finder: the bundle's own, or SeetaFace's frontal detector
+    #[arg(long, value_enum, default_value = "bundle", env = "SEMBLANCE_FINDER")]
+    finder: FinderArg,
+
+    /// Longer side, in pixels, of the reduced picture that the bundle's finder searches: 160 finds the faces of people
+    /// before a webcam, 320 faces that are small in the picture [default: the bundle's]
+    #[arg(long, env = "SEMBLANCE_SEARCH_SIDE", value_parser = clap::value_parser!(u32).range(32..=1280))]
+    search_side: Option<u32>,
+
+    /// Run the finder on every N-th frame; in between, and while nothing is lost, faces are followed by their landmarks
+    #[arg(long, value_name = "N", default_value_t = Follower::DEFAULT_FIND_EVERY, env = "SEMBLANCE_FIND_EVERY",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) find_every: u32,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FinderArg {
+    Bundle,
+    Seeta,
+}
+
+impl PipelineArgs {
+    pub(crate) fn open(&self) -> anyhow::Result<Pipeline> {
+        let bundle = self.bundle()?;
+        let at = || bundle.dir().display().to_string();
+        let follower = Follower::from_bundle(&bundle, &self.follow_options()).with_context(at)?;
+        Ok(Pipeline::new(&bundle, follower)?)
+    }
+
+    pub(crate) fn bundle(&self) -> anyhow::Result<Bundle> {
+        Ok(Bundle::open(&bundle_dir(self.bundle.as_deref())?)?)
+    }
+
+    pub(crate) fn follow_options(&self) -> FollowOptions {
+        let finder = match self.finder {
+            FinderArg::Bundle => FinderKind::Bundle,
+            FinderArg::Seeta => FinderKind::Seeta,
+        };
+        FollowOptions { finder, search_side_px: self.search_side, find_every: self.find_every }
+    }
+}
+
+/// The bundle asked for, or the first of the usual places that has one.
+fn bundle_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = asked {
+        return Ok(dir.to_owned());
+    }
+    const DEFAULT: &str = "models/default";
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(DEFAULT)));
+    let places: Vec<PathBuf> =
+        [Some(DEFAULT.into()), beside, Some(Path::new("/usr/share/semblance").join(DEFAULT))]
+            .into_iter()
+            .flatten()
+            .collect();
+    match places.iter().find(|dir| dir.join("bundle.toml").is_file()) {
+        Some(dir) => Ok(dir.clone()),
+        None => {
+            let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
+            bail!("no bundle found (looked in {}): name one with --bundle DIR", places.join(", "))
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The process among others: signals, and what systemd is told.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::run::Shared;
+use crate::telemetry::SourceState;
+
+/// What signals ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
+    stop: Arc<AtomicBool>,
+    terminate: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+}
+
+/// Exit status of a program that a second Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+impl Signals {
+    /// From now on SIGTERM and SIGINT ask to stop (a second one ends the program at once), and SIGHUP asks to stop and start
+    /// again with settings read anew.
+    ///
+    /// # Errors
+    /// Where the system does not let us.
+    pub fn listen() -> io::Result<Self> {
+        let signals = Self::default();
+        for signal in [SIGTERM, SIGINT] {
+            // In this order: the first signal finds the flag not yet set.
+            flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&signals.terminate))?;
+            flag::register(signal, Arc::clone(&signals.terminate))?;
+            flag::register(signal, Arc::clone(&signals.stop))?;
+        }
+        flag::register(SIGHUP, Arc::clone(&signals.reload))?;
+        flag::register(SIGHUP, Arc::clone(&signals.stop))?;
+        Ok(signals)
+    }
+
+    /// Set when the run that goes on is to end.
+    pub fn stop(&self) -> &AtomicBool {
+        &self.stop
+    }
+
+    /// After a run: whether it is to start again with settings read anew. Tells so once a SIGHUP.
+    pub fn take_reload(&self) -> bool {
+        let reload = self.reload.swap(false, Ordering::Relaxed) && !self.terminate.load(Ordering::Relaxed);
+        if reload {
+            self.stop.store(false, Ordering::Relaxed);
+        }
+        reload
+    }
+}
+
+/// Tells systemd something, where it listens.
+pub fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        log::debug!("systemd was not told: {error}");
+    }
+}
+
+/// A run whose pipeline has not looked for work for so long hangs: systemd is no longer told that all is well.
+pub const HANGS_AFTER: Duration = Duration::from_secs(10);
+
+/// Tells systemd how a run goes until this is dropped.
+#[derive(Debug)]
+pub struct Reporter {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reporter {
+    /// Starts to tell: that the program is ready, its status, and, where the unit has a watchdog, that it is alive.
+    ///
+    /// # Errors
+    /// Where the system gives no thread.
+    pub fn start(shared: Arc<Shared>) -> io::Result<Self> {
+        notify(&[NotifyState::Ready]);
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&over);
+        // Twice as often as asked for, as sd_watchdog_enabled(3) advises.
+        let watchdog = sd_notify::watchdog_enabled().map(|period| period / 2);
+        let period = watchdog.unwrap_or(STATUS_PERIOD).min(STATUS_PERIOD);
+        let thread = std::thread::Builder::new().name("systemd".to_owned()).spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                if watchdog.is_some() && shared.telemetry.since_beat() < HANGS_AFTER {
+                    notify(&[NotifyState::Watchdog]);
+                }
+                notify(&[NotifyState::Status(&status(&shared))]);
+                std::thread::park_timeout(period);
+            }
+        })?;
+        Ok(Self { over, thread: Some(thread) })
+    }
+}
+
+const STATUS_PERIOD: Duration = Duration::from_secs(5);
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One line for `systemctl status`.
+fn status(shared: &Shared) -> String {
+    let (state, detail) = shared.telemetry.source.state();
+    let frames = shared.telemetry.stats().frames;
+    let pressure = shared.telemetry.pressure().reason;
+    let mut line = match state {
+        SourceState::Live => format!("{detail}: {frames} frames"),
+        state => format!("source {}: {detail}", state.name()),
+    };
+    if !pressure.is_empty() {
+        line.push_str("; ");
+        line.push_str(&pressure);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_status_names_source_and_pressure() {
+        let shared = Shared::default();
+        shared.telemetry.source.set(SourceState::Gone, "/dev/video0: no such device");
+        assert_eq!(status(&shared), "source gone: /dev/video0: no such device");
+        shared.telemetry.source.set(SourceState::Live, "demo");
+        let hot = crate::governor::Pressure { reason: "hot".to_owned(), ..Default::default() };
+        shared.telemetry.set_pressure(hot);
+        assert_eq!(status(&shared), "demo: 0 frames; hot");
+    }
+}
