@@ -77,3 +77,58 @@ impl<T> Outlet<T> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    #[test]
+    fn the_newest_replaces_what_nobody_read() {
+        let (inlet, outlet) = mailbox();
+        assert_eq!(inlet.replace(1), None);
+        assert_eq!(inlet.replace(2), Some(1));
+        assert_eq!(inlet.replace(3), Some(2));
+        assert_eq!(outlet.take(NOW), Ok(3));
+        assert_eq!(outlet.take(NOW), Err(Empty::Yet));
+        assert_eq!(inlet.replace(4), None);
+    }
+
+    #[test]
+    fn a_full_slot_is_waited_for_and_the_item_comes_back() {
+        let (inlet, outlet) = mailbox();
+        assert_eq!(inlet.offer(1, NOW), Ok(()));
+        assert_eq!(inlet.offer(2, Duration::from_millis(1)), Err(Closed(2)));
+        assert_eq!(outlet.take(NOW), Ok(1));
+        assert_eq!(inlet.offer(2, NOW), Ok(()));
+    }
+
+    #[test]
+    fn what_lies_there_is_still_read_after_the_end() {
+        let (inlet, outlet) = mailbox();
+        assert_eq!(inlet.replace(7), None);
+        drop(inlet);
+        assert_eq!(outlet.take(NOW), Ok(7));
+        assert_eq!(outlet.take(NOW), Err(Empty::ForGood));
+    }
+
+    #[test]
+    fn a_slow_reader_sees_rising_numbers_and_the_last_one() {
+        let (inlet, outlet) = mailbox();
+        let writer = std::thread::spawn(move || {
+            let replaced = (0..10_000).filter(|&n| inlet.replace(n).is_some()).count();
+            (replaced, inlet)
+        });
+        let mut seen = Vec::new();
+        while seen.last() != Some(&9_999) {
+            if let Ok(n) = outlet.take(Duration::from_millis(50)) {
+                seen.push(n);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+        let replaced = writer.join().map_or(0, |(replaced, _)| replaced);
+        assert!(seen.is_sorted_by(|a, b| a < b));
+        assert_eq!(seen.len() + replaced, 10_000, "each is read or comes back");
+    }
+}

@@ -87,3 +87,33 @@ impl Drop for Viewer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn capture(index: u64, raw: &[u8], encoding: Encoding) -> Capture {
+        let mut capture = Capture { raw: raw.to_vec(), encoding, ..Capture::new().unwrap() };
+        capture.frame.index = index;
+        capture
+    }
+
+    #[test]
+    fn nothing_is_kept_unless_somebody_looks() {
+        let preview = Preview::default();
+        preview.offer(&capture(1, &[], Encoding::Decoded));
+        assert_eq!(*preview.lock(), Picture::default());
+        let viewer = preview.look();
+        preview.offer(&capture(2, &[], Encoding::Decoded));
+        let mut picture = Picture::default();
+        assert!(viewer.wait(&mut picture, Duration::ZERO));
+        assert_eq!((picture.frame, picture.size, picture.jpeg, picture.bytes.len()), (2, [1, 1], false, 3));
+        assert!(!viewer.wait(&mut picture, Duration::from_millis(1)), "the same is not given twice");
+        preview.offer(&capture(3, &[9, 9], Encoding::Jpeg));
+        assert!(viewer.wait(&mut picture, Duration::ZERO));
+        assert_eq!((picture.frame, picture.jpeg, picture.bytes.as_slice()), (3, true, &[9, 9][..]));
+        drop(viewer);
+        assert!(preview.lock().bytes.is_empty());
+    }
+}

@@ -326,3 +326,86 @@ fn real_clips_are_covered_and_each_person_keeps_one_id() {
     eprintln!("coverage {coverage:.4} of {frames} frames; one id in {steady} of {} clips", clips.len());
     assert!(coverage >= 0.95 && steadiness >= 0.9);
 }
+
+#[test]
+fn a_slow_pipeline_computes_on_the_newest_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    write_clip(dir.path(), 60);
+    // Frames come at 30 a second and are computed at 5 a second.
+    let args = ["run", "--source", dir.path().to_str().unwrap(), "--play-fps", "30", "--max-fps", "5"];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let objects = objects(&output);
+    assert!((5..=14).contains(&objects.len()), "{} of 60 frames", objects.len());
+    let numbers: Vec<u64> = objects.iter().map(|o| o["frame"].as_u64().unwrap()).collect();
+    assert!(numbers.windows(2).all(|pair| pair[1] >= pair[0] + 3), "{numbers:?}");
+    let mut ages: Vec<f64> = objects.iter().map(|o| o["ms"]["wait"].as_f64().unwrap()).collect();
+    ages.sort_by(f64::total_cmp);
+    assert!(ages[ages.len() / 2] <= 34.0, "a frame is at most one interval old: {ages:?}");
+}
+
+#[test]
+fn settings_come_from_a_file_and_are_described() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("edge.toml");
+    let out = dir.path().join("out.jsonl");
+    let text = format!("source = \"demo\"\nmax_frames = 3\nout = [\"jsonl:{}\"]\n", out.display());
+    fs::write(&file, text).unwrap();
+    let output = run(&["run", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(fs::read_to_string(&out).unwrap().lines().count() <= 3);
+    let described = run(&["config", "--config", file.to_str().unwrap(), "--max-frames", "9"]);
+    let text = String::from_utf8(described.stdout).unwrap();
+    assert!(text.contains("max_frames = 9  # flag") && text.contains("source = \"demo\"  # "), "{text}");
+    assert!(text.contains("# SEMBLANCE_BUNDLE\n"), "{text}");
+    fs::write(&file, "sauce = \"demo\"\n").unwrap();
+    let message = failure(&["run", "--config", file.to_str().unwrap()]);
+    assert!(message.contains("edge.toml") && message.contains("'sauce' is no setting"), "{message}");
+}
+
+#[test]
+#[cfg(unix)]
+fn sighup_reads_settings_anew_and_sigterm_ends_within_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("edge.toml"), dir.path().join("out.jsonl"));
+    let settings =
+        |fps: u32| format!("source = \"demo\"\nmax_fps = {fps}\nout = [\"jsonl:{}\"]\n", out.display());
+    fs::write(&file, settings(20)).unwrap();
+    let mut child =
+        edge(&["run", "--config", file.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = || fs::read_to_string(&out).map_or(0, |text| text.lines().count());
+    let wait_until = |what: &dyn Fn() -> bool| {
+        let start = std::time::Instant::now();
+        while !what() {
+            assert!(start.elapsed().as_secs() < 60, "it did not happen in a minute");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    wait_until(&|| lines() > 2);
+    // What is wrong is not used, and ends nothing.
+    fs::write(&file, "max_fps = \"fast\"\n").unwrap();
+    signal("-HUP");
+    let before = lines();
+    wait_until(&|| lines() > before + 2);
+    fs::write(&file, settings(10)).unwrap();
+    signal("-HUP");
+    let before = lines();
+    wait_until(&|| lines() > before + 2);
+    signal("-TERM");
+    let start = std::time::Instant::now();
+    let status = child.wait().unwrap();
+    assert!(status.success() && start.elapsed().as_secs_f64() < 2.5, "{status}");
+    let mut messages = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut messages).unwrap();
+    assert!(
+        messages.contains("the settings stay as they were") && messages.contains("max_fps"),
+        "{messages}"
+    );
+    // Each run before a reload told its summary.
+    assert_eq!(messages.matches(" fps\n").count(), 3, "{messages}");
+    assert!(fs::read_to_string(&out).unwrap().lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
+}
