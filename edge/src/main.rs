@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use semblance_edge::bench::BenchReport;
+use semblance_edge::cameras::Cameras;
 use semblance_edge::hub::Overflow;
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{RunOptions, Shared};
 use semblance_edge::sink::SinkSpec;
 use semblance_edge::smooth::OneEuro;
+use semblance_edge::source::pixels::PixelFormat;
 use semblance_edge::source::{Capture, Next, Pace, Source, SourceOptions};
 use semblance_edge::stats::{Stage, Stats};
 use semblance_edge::telemetry::Telemetry;
 use semblance_edge::{run, sink, source};
 use semblance_face::follow::FinderKind;
-use semblance_face::{Bundle, FollowOptions, Follower};
+use semblance_face::{Bundle, FollowOptions, Follower, Frame};
 
 /// Reads facial expression from pictures and video, on the device.
 #[derive(Debug, Parser)]
@@ -34,6 +36,8 @@ enum Command {
     /// Predict on every face of a source: one JSON object a face a frame
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// List the cameras with their formats, sizes, rates and controls
+    Cameras(CamerasArgs),
     /// Measure what each stage of a frame costs on this machine
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
@@ -41,6 +45,10 @@ enum Command {
 
 const RUN_EXAMPLES: &str = "\
 Examples:
+  edge run                                        the first camera
+  edge run --source /dev/video2 --size 1280x720 --format mjpg --control auto_exposure=1
+  edge run --source rtsp://user:password@10.0.0.7/stream
+  rpicam-vid -t 0 --codec mjpeg -o - | edge run --source -
   edge run --source demo --max-frames 250         a drawn face: needs no camera and no file
   edge run --source clip.mp4                      predictions on standard output, a summary on standard error
   edge run --source photo.jpg                     one picture
@@ -126,9 +134,14 @@ struct BenchArgs {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// demo (a drawn face, no hardware), a video file (read through ffmpeg), a picture, or a folder of pictures
-    #[arg(long, env = "SEMBLANCE_SOURCE")]
+    /// camera (the first that can be used), /dev/videoN, - (standard input: JPEGs, or raw pixels with --format and
+    /// --size), a stream's URL or a video file (read through ffmpeg), a picture, a folder of pictures, or demo (a drawn
+    /// face, no hardware)
+    #[arg(long, default_value = source::CAMERA, env = "SEMBLANCE_SOURCE")]
     source: String,
+
+    #[command(flatten)]
+    camera: CameraArgs,
 
     /// Where predictions go: jsonl (standard output) or jsonl:FILE; may be given several times
     #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT")]
@@ -158,6 +171,33 @@ struct RunArgs {
     pipeline: PipelineArgs,
 }
 
+/// What is asked of a camera, or told of raw pixels on standard input.
+#[derive(Debug, Args)]
+struct CameraArgs {
+    /// Size to ask the camera for, in pixels [default: 640x480]
+    #[arg(long, value_name = "WxH", value_parser = size, env = "SEMBLANCE_SIZE")]
+    size: Option<(u32, u32)>,
+
+    /// Rate to ask the camera for, in frames a second [default: 30]
+    #[arg(long, value_parser = rate, env = "SEMBLANCE_FPS")]
+    fps: Option<f64>,
+
+    /// Format to ask the camera for: mjpg, yuyv, nv12 or grey [default: what gives the rate at the least cost]
+    #[arg(long, env = "SEMBLANCE_FORMAT")]
+    format: Option<PixelFormat>,
+
+    /// Set a control of the camera, by the name that `edge cameras` lists or by number; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = control, env = "SEMBLANCE_CONTROL", value_delimiter = ',')]
+    control: Vec<(String, i64)>,
+}
+
+#[derive(Debug, Args)]
+struct CamerasArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Smooth {
     /// The One-Euro filter: little lag in motion, little jitter at rest
@@ -172,10 +212,28 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A size in pixels.
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides
+        .filter(|&(width, height)| Frame::byte_len(width, height).is_ok())
+        .ok_or_else(|| format!("give a size as 640x480, 1 to {} a side", Frame::MAX_SIDE))
+}
+
+/// A control and its value.
+fn control(text: &str) -> Result<(String, i64), String> {
+    let parts = text.rsplit_once('=').and_then(|(name, value)| Some((name, value.parse().ok()?)));
+    match parts {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value)),
+        _ => Err("give a control as name=number".to_owned()),
+    }
+}
+
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let result = match Cli::parse().command {
         Command::Run(args) => run_command(&args),
+        Command::Cameras(args) => cameras_command(&args),
         Command::Bench(args) => bench_command(&args),
     };
     match result {
@@ -196,12 +254,19 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
     let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
     let shared = Shared::default();
-    let options = SourceOptions { play_fps: args.play_fps };
+    let options = SourceOptions {
+        play_fps: args.play_fps,
+        size: args.camera.size,
+        fps: args.camera.fps,
+        format: args.camera.format,
+        controls: args.camera.control.clone(),
+    };
     let source = source::open(&args.source, &options, &shared.telemetry)?;
     let overflow = match source.pace() {
         Pace::Live => Overflow::DropOldest,
         Pace::Recorded => Overflow::Wait,
     };
+    let is_live = source.pace() == Pace::Live;
     let mut sinks = Vec::new();
     for spec in &args.out {
         let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
@@ -228,9 +293,22 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
     if stats.frames > 0 || result.is_ok() {
         eprintln!("{}", stats.summary(start.elapsed()));
     }
+    if is_live {
+        eprintln!("{}", shared.telemetry.source.summary());
+    }
     drop(stats);
     result?;
     Ok(finished?)
+}
+
+fn cameras_command(args: &CamerasArgs) -> anyhow::Result<()> {
+    let cameras = Cameras::list();
+    if args.json {
+        println!("{}", serde_json::to_string(&cameras)?);
+    } else {
+        print!("{cameras}");
+    }
+    Ok(())
 }
 
 fn bench_command(args: &BenchArgs) -> anyhow::Result<()> {
