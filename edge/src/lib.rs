@@ -4,6 +4,7 @@
 //! joins them and keeps [`stats`] and [`telemetry`].
 
 pub mod bench;
+pub mod cameras;
 pub mod governor;
 pub mod hub;
 pub mod logging;

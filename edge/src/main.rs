@@ -12,9 +12,10 @@ use semblance_edge::service::Signals;
 use semblance_edge::settings::{Settings, SettingsError};
 
 use commands::bench::BenchArgs;
+use commands::cameras::CamerasArgs;
 use commands::config::ConfigArgs;
 use commands::run::{Outcome, RunArgs};
-use commands::{bench, config, run};
+use commands::{bench, cameras, config, run};
 
 /// Reads facial expression from cameras, video and pictures, on the device.
 #[derive(Debug, Parser)]
@@ -29,6 +30,8 @@ enum Command {
     /// Predict on every face of a source: one JSON object a face a frame
     #[command(after_help = run::EXAMPLES)]
     Run(RunArgs),
+    /// List the cameras with their formats, sizes, rates and controls
+    Cameras(CamerasArgs),
     /// Measure what each stage of a frame costs on this machine
     #[command(after_help = bench::EXAMPLES)]
     Bench(BenchArgs),
@@ -54,6 +57,10 @@ fn main() -> ExitCode {
         Command::Bench(args) => {
             logging::init(LogFormat::Auto);
             bench::command(&args)
+        }
+        Command::Cameras(args) => {
+            logging::init(LogFormat::Auto);
+            cameras::command(&args)
         }
         Command::Config(_) => {
             config::command(&settings, &Cli::command());

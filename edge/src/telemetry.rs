@@ -108,6 +108,15 @@ impl SourceMonitor {
     pub fn reopened(&self) -> u64 {
         self.reopened.load(Ordering::Relaxed)
     }
+
+    /// Its counts in one line, for people.
+    pub fn summary(&self) -> String {
+        let (captured, missed, damaged) = (self.captured(), self.missed(), self.damaged());
+        format!(
+            "source: {captured} captured, {missed} missed, {damaged} damaged, reopened {} times",
+            self.reopened()
+        )
+    }
 }
 
 /// What a run tells of itself.

@@ -1,9 +1,11 @@
-//! Video files, read through the ffmpeg program.
+//! Video files and network streams, read through the ffmpeg program.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use thiserror::Error;
@@ -67,7 +69,7 @@ pub enum VideoNext {
     End,
 }
 
-/// A video file read through the ffmpeg program.
+/// A video file, or a network stream, read through the ffmpeg program.
 ///
 /// ffmpeg writes raw RGB to a pipe; its `showinfo` filter tells each frame's size and true presentation time, so that
 /// videos with a varying rate keep their clock. Frames are decoded as they are asked for: ffmpeg waits when its pipe is
@@ -75,7 +77,7 @@ pub enum VideoNext {
 #[derive(Debug)]
 pub struct VideoReader {
     path: PathBuf,
-    child: Child,
+    child: Process,
     pixels: ChildStdout,
     infos: Receiver<FrameInfo>,
     log: Option<JoinHandle<Vec<String>>>,
@@ -98,7 +100,31 @@ impl VideoReader {
     /// # Errors
     /// [`VideoError::NoFfmpeg`] or [`VideoError::Start`]; what is wrong with the file shows at the first frame.
     pub fn open(path: &Path) -> Result<Self, VideoError> {
-        Self::start(path, &[], SHOW_INFO)
+        Self::start_file(path, &[], SHOW_INFO)
+    }
+
+    /// Every frame of a network stream, with as little delay as ffmpeg can do. [`VideoReader::path`] and errors name the
+    /// stream as [`public_url`] does.
+    ///
+    /// # Errors
+    /// As [`VideoReader::open`].
+    pub fn open_url(url: &str) -> Result<Self, VideoError> {
+        let mut options = vec!["-fflags", "nobuffer", "-flags", "low_delay"];
+        options.extend(["-probesize", "1000000", "-analyzeduration", "1000000"]);
+        if url.starts_with("rtsp") {
+            // Over UDP a lost packet is a torn picture. No -timeout: before ffmpeg 5 it made a server of it.
+            options.extend(["-rtsp_transport", "tcp"]);
+        } else if url.starts_with("http") || url.starts_with("tcp:") {
+            options.extend(["-rw_timeout", "5000000"]);
+        }
+        let name = public_url(url);
+        Self::start(
+            Path::new(&name),
+            OsStr::new(url),
+            &options,
+            SHOW_INFO,
+            Some((url.to_owned(), name.clone())),
+        )
     }
 
     /// `fps` frames a second (above 0) of the file's first video stream: the first of each stretch of `1 / fps` seconds,
@@ -112,16 +138,27 @@ impl VideoReader {
         let stretch = |t: &str| format!("floor(({t}-start_t)*{fps}+0.001)");
         let (this, last) = (stretch("t"), stretch("prev_selected_t"));
         let filter = format!("select='isnan(prev_selected_t)+gt({this},{last})',{SHOW_INFO}");
-        Self::start(path, &["-threads", "1", "-filter_threads", "1"], &filter)
+        Self::start_file(path, &["-threads", "1", "-filter_threads", "1"], &filter)
     }
 
-    fn start(path: &Path, options: &[&str], filter: &str) -> Result<Self, VideoError> {
+    fn start_file(path: &Path, options: &[&str], filter: &str) -> Result<Self, VideoError> {
+        Self::start(path, &protocol_path(path), options, filter, None)
+    }
+
+    /// `path` names the input in messages; in ffmpeg's own, the first text of `hide` is replaced by the second.
+    fn start(
+        path: &Path,
+        input: &OsStr,
+        options: &[&str],
+        filter: &str,
+        hide: Option<(String, String)>,
+    ) -> Result<Self, VideoError> {
         let mut command = Command::new("ffmpeg");
         command
             .args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info"])
             .args(options)
             .arg("-i")
-            .arg(protocol_path(path))
+            .arg(input)
             .args(["-map", "0:v:0", "-vf", filter, "-fps_mode", "passthrough"])
             .args(["-pix_fmt", "rgb24", "-f", "rawvideo", "pipe:1"])
             .stdin(Stdio::null())
@@ -147,15 +184,25 @@ impl VideoReader {
                     let _ = sender.send(info);
                 } else if line.contains("[error]") || line.contains("[fatal]") {
                     errors.truncate(MAX_ERRORS - 1);
-                    errors.push(strip_tags(&line));
+                    let line = strip_tags(&line);
+                    errors.push(match &hide {
+                        Some((secret, public)) => line.replace(secret, public),
+                        None => line,
+                    });
                 }
             }
             errors
         });
+        let child = Process(Arc::new(Mutex::new(child)));
         Ok(Self { path: path.to_owned(), child, pixels, infos, log: Some(log), index: 0 })
     }
 
-    /// The file.
+    /// Ends the reading from another thread, where [`VideoReader::next`] waits for what does not come.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.child.clone())
+    }
+
+    /// The file, or the stream's public name.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -193,7 +240,7 @@ impl VideoReader {
         let Some(log) = self.log.take() else {
             return Ok(VideoNext::End);
         };
-        let failed = self.child.wait().map(|status| !status.success()).unwrap_or(true);
+        let failed = !self.child.ended_well();
         let errors = log.join().unwrap_or_default();
         let reason = errors.first().cloned();
         if self.index == 0 {
@@ -210,16 +257,53 @@ impl VideoReader {
 
 impl Drop for VideoReader {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.end();
     }
+}
+
+/// Ends a [`VideoReader`]'s ffmpeg: the reader then comes to its end.
+#[derive(Clone, Debug)]
+pub struct Stopper(Process);
+
+impl Stopper {
+    /// Ends it at once.
+    pub fn stop(&self) {
+        self.0.end();
+    }
+}
+
+/// A running ffmpeg.
+#[derive(Clone, Debug)]
+struct Process(Arc<Mutex<Child>>);
+
+impl Process {
+    fn end(&self) {
+        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Waits for its end, which is near: it has closed its output.
+    fn ended_well(&self) -> bool {
+        let mut child = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        child.wait().is_ok_and(|status| status.success())
+    }
+}
+
+/// A URL without what may be secret in it: user, password, query and fragment.
+pub fn public_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let plain = rest.split(['?', '#']).next().unwrap_or_default();
+    // Passwords hold slashes, too, where people do not write them as %2F.
+    let plain = plain.rsplit_once('@').map_or(plain, |(_, host)| host);
+    format!("{scheme}://{plain}")
 }
 
 const SHOW_INFO: &str = "showinfo=checksum=0";
 
 /// The path as ffmpeg takes it for a file, whatever it looks like: `a:b.mp4` is no protocol, `-x.mp4` no option.
-fn protocol_path(path: &Path) -> std::ffi::OsString {
-    let mut url = std::ffi::OsString::from("file:");
+fn protocol_path(path: &Path) -> OsString {
+    let mut url = OsString::from("file:");
     url.push(path);
     url
 }
@@ -265,6 +349,18 @@ mod tests {
         assert_eq!(strip_tags("[mov @ 0x1] [error] moov atom not found"), "moov atom not found");
         assert_eq!(strip_tags("[error] x: Invalid data"), "x: Invalid data");
         assert_eq!(strip_tags("plain"), "plain");
+    }
+
+    #[test]
+    fn urls_are_named_without_their_secrets() {
+        for (url, public) in [
+            ("rtsp://user:pass@10.0.0.7:554/h264?token=x#f", "rtsp://10.0.0.7:554/h264"),
+            ("http://host/video.mjpg", "http://host/video.mjpg"),
+            ("rtsp://user:p/w@d@host/a", "rtsp://host/a"),
+            ("udp://@239.0.0.1:1234", "udp://239.0.0.1:1234"),
+        ] {
+            assert_eq!(public_url(url), public);
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The subcommands, one a file.
 
 pub(crate) mod bench;
+pub(crate) mod cameras;
 pub(crate) mod config;
 pub(crate) mod run;
 

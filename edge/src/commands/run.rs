@@ -13,12 +13,18 @@ use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::service::{self, Reporter, Signals};
 use semblance_edge::sink::{self, SinkSpec};
 use semblance_edge::smooth::OneEuro;
+use semblance_edge::source::pixels::PixelFormat;
 use semblance_edge::source::{self, Pace, SourceOptions};
+use semblance_face::Frame;
 
 use super::PipelineArgs;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
+  edge run                                        the first camera
+  edge run --source /dev/video2 --size 1280x720 --format mjpg --control auto_exposure=1
+  edge run --source rtsp://user:password@10.0.0.7/stream
+  rpicam-vid -t 0 --codec mjpeg -o - | edge run --source -
   edge run --source demo --max-frames 250         a drawn face: needs no camera and no file
   edge run --source clip.mp4                      predictions on standard output, a summary on standard error
   edge run --source photo.jpg                     one picture
@@ -27,9 +33,14 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// demo (a drawn face, no hardware), a video file (read through ffmpeg), a picture, or a folder of pictures
-    #[arg(long, env = "SEMBLANCE_SOURCE")]
+    /// camera (the first that can be used), /dev/videoN, - (standard input: JPEGs, or raw pixels with --format and
+    /// --size), a stream's URL or a video file (read through ffmpeg), a picture, a folder of pictures, or demo (a drawn
+    /// face, no hardware)
+    #[arg(long, default_value = source::CAMERA, env = "SEMBLANCE_SOURCE")]
     source: String,
+
+    #[command(flatten)]
+    camera: CameraArgs,
 
     /// Where predictions go: jsonl (standard output) or jsonl:FILE; may be given several times
     #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT")]
@@ -68,6 +79,26 @@ pub(crate) struct RunArgs {
     pipeline: PipelineArgs,
 }
 
+/// What is asked of a camera, or told of raw pixels on standard input.
+#[derive(Debug, Args)]
+struct CameraArgs {
+    /// Size to ask the camera for, in pixels [default: 640x480]
+    #[arg(long, value_name = "WxH", value_parser = size, env = "SEMBLANCE_SIZE")]
+    size: Option<(u32, u32)>,
+
+    /// Rate to ask the camera for, in frames a second [default: 30]
+    #[arg(long, value_parser = rate, env = "SEMBLANCE_FPS")]
+    fps: Option<f64>,
+
+    /// Format to ask the camera for: mjpg, yuyv, nv12 or grey [default: what gives the rate at the least cost]
+    #[arg(long, env = "SEMBLANCE_FORMAT")]
+    format: Option<PixelFormat>,
+
+    /// Set a control of the camera, by the name that `edge cameras` lists or by number; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = control, env = "SEMBLANCE_CONTROL", value_delimiter = ',')]
+    control: Vec<(String, i64)>,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Smooth {
     /// The One-Euro filter: little lag in motion, little jitter at rest
@@ -79,6 +110,23 @@ fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(fps) if (0.1..=1000.0).contains(&fps) => Ok(fps),
         _ => Err("give a rate from 0.1 to 1000 frames a second".to_owned()),
+    }
+}
+
+/// A size in pixels.
+fn size(text: &str) -> Result<(u32, u32), String> {
+    let sides = text.split_once('x').and_then(|(w, h)| Some((w.parse().ok()?, h.parse().ok()?)));
+    sides
+        .filter(|&(width, height)| Frame::byte_len(width, height).is_ok())
+        .ok_or_else(|| format!("give a size as 640x480, 1 to {} a side", Frame::MAX_SIDE))
+}
+
+/// A control and its value.
+fn control(text: &str) -> Result<(String, i64), String> {
+    let parts = text.rsplit_once('=').and_then(|(name, value)| Some((name, value.parse().ok()?)));
+    match parts {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value)),
+        _ => Err("give a control as name=number".to_owned()),
     }
 }
 
@@ -101,12 +149,16 @@ pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow:
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
     let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
     let shared = Arc::new(Shared::default());
-    let options = SourceOptions { play_fps: args.play_fps };
-    let source = source::open(&args.source, &options, &shared.telemetry)?;
-    let overflow = match source.pace() {
-        Pace::Live => Overflow::DropOldest,
-        Pace::Recorded => Overflow::Wait,
+    let options = SourceOptions {
+        play_fps: args.play_fps,
+        size: args.camera.size,
+        fps: args.camera.fps,
+        format: args.camera.format,
+        controls: args.camera.control.clone(),
     };
+    let source = source::open(&args.source, &options, &shared.telemetry)?;
+    let is_live = source.pace() == Pace::Live;
+    let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
     let mut sinks = Vec::new();
     for spec in &args.out {
         let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
@@ -132,6 +184,9 @@ pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow:
         if stats.frames > 0 || result.is_ok() {
             eprintln!("{}", stats.summary(start.elapsed()));
         }
+    }
+    if is_live {
+        eprintln!("{}", shared.telemetry.source.summary());
     }
     result?;
     finished?;

@@ -2,7 +2,15 @@
 
 mod demo;
 mod files;
+mod jpeg;
 mod paced;
+pub mod pixels;
+mod reader;
+mod reconnect;
+mod stdin;
+mod stream;
+#[cfg(target_os = "linux")]
+pub(crate) mod v4l2;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,8 +23,11 @@ use semblance_face::{Frame, FrameError};
 use semblance_synth::SynthError;
 use thiserror::Error;
 
+use self::pixels::{PixelFormat, RawLayout};
+#[cfg(target_os = "linux")]
+pub use self::v4l2::CameraError;
 use crate::prediction::Truth;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{SourceState, Telemetry};
 
 /// Why a source gives no frames, or no more.
 #[derive(Debug, Error)]
@@ -49,6 +60,32 @@ pub enum SourceError {
     /// A video cannot be read.
     #[error(transparent)]
     Video(#[from] VideoError),
+    /// A camera cannot be used.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    Camera(#[from] CameraError),
+    /// Cameras of this kind cannot be used by this program.
+    #[error("{spec}: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        spec: String,
+        /// Why, and what can be done.
+        reason: &'static str,
+    },
+    /// A network stream gives no frames.
+    #[error("{url}: {reason}")]
+    Stream {
+        /// Where it is, without credentials.
+        url: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Standard input cannot be used.
+    #[error("standard input: {0}")]
+    Stdin(String),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
 }
 
 /// What a source has next.
@@ -72,6 +109,8 @@ pub enum Encoding {
     Decoded,
     /// A JPEG, whole with its tables.
     Jpeg,
+    /// Pixels that are not RGB.
+    Raw(RawLayout),
 }
 
 /// A picture on its way from a source, with room for the next one.
@@ -117,6 +156,7 @@ impl Capture {
         match self.encoding {
             Encoding::Decoded => Ok(()),
             Encoding::Jpeg => self.frame.decode_jpeg(&self.raw),
+            Encoding::Raw(layout) => pixels::to_rgb(&layout, &self.raw, &mut self.frame),
         }
     }
 }
@@ -148,29 +188,83 @@ pub trait Source: Send {
 pub struct SourceOptions {
     /// Play a recording at this many frames a second, as a camera would: frames that nobody has time for are left out.
     pub play_fps: Option<f64>,
+    /// Width and height, in pixels, that a camera is asked for; of raw pixels on standard input, those that come.
+    pub size: Option<(u32, u32)>,
+    /// Frames a second that a camera is asked for.
+    pub fps: Option<f64>,
+    /// The format that a camera is asked for, or that comes on standard input.
+    pub format: Option<PixelFormat>,
+    /// A camera's controls and the values to set them to, in this order.
+    pub controls: Vec<(String, i64)>,
 }
 
 /// The name of the source that needs nothing: an endless synthetic webcam clip of one person.
 pub const DEMO: &str = "demo";
 
-/// Opens [`DEMO`], a picture, a folder of pictures, or (anything else) a video file.
+/// The name of the first camera that can be used.
+pub const CAMERA: &str = "camera";
+
+/// The name of standard input: JPEGs one after the other, or raw pixels where a format and a size are given.
+pub const STDIN: &str = "-";
+
+/// Opens [`DEMO`], [`CAMERA`], a camera by its node (`/dev/video0`), [`STDIN`], a network stream (`rtsp://..`, `http://..`),
+/// a picture, a folder of pictures, or (anything else) a video file.
 ///
 /// # Errors
-/// [`SourceError`] where there is no such thing, or no ffmpeg for a video.
+/// [`SourceError`] where there is no such thing, it cannot be used, or ffmpeg is missing for a video or a stream. A camera
+/// that is not there is an error now; once it was there, it is waited for.
 pub fn open(
     spec: &str,
     options: &SourceOptions,
     telemetry: &Arc<Telemetry>,
 ) -> Result<Box<dyn Source>, SourceError> {
-    let source = open_unpaced(spec)?;
-    telemetry.source.set(crate::telemetry::SourceState::Live, spec);
+    if spec == STDIN {
+        return Ok(Box::new(stdin::Stdin::open(options, telemetry)?));
+    }
+    if stream::is_url(spec) {
+        return Ok(Box::new(stream::Stream::open(spec, telemetry)?));
+    }
+    if spec == CAMERA || is_device(Path::new(spec)) {
+        return open_camera(spec, options, telemetry);
+    }
+    let source = open_endless_or_recorded(spec)?;
+    telemetry.source.set(SourceState::Live, spec);
     Ok(match options.play_fps {
         Some(fps) if source.pace() == Pace::Recorded => Box::new(paced::Paced::new(source, fps)),
         _ => source,
     })
 }
 
-fn open_unpaced(spec: &str) -> Result<Box<dyn Source>, SourceError> {
+/// Whether a path names a device, or would if it were there.
+fn is_device(path: &Path) -> bool {
+    #[cfg(unix)]
+    if let Ok(metadata) = std::fs::metadata(path) {
+        return std::os::unix::fs::FileTypeExt::is_char_device(&metadata.file_type());
+    }
+    path.to_str().is_some_and(|path| path.starts_with("/dev/video") || path.starts_with("/dev/v4l/"))
+}
+
+#[cfg(target_os = "linux")]
+fn open_camera(
+    spec: &str,
+    options: &SourceOptions,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Box<dyn Source>, SourceError> {
+    Ok(Box::new(v4l2::Camera::open(spec, options, telemetry)?))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_camera(
+    spec: &str,
+    _options: &SourceOptions,
+    _telemetry: &Arc<Telemetry>,
+) -> Result<Box<dyn Source>, SourceError> {
+    let reason = "cameras are read through Video4Linux, which this system lacks; try --source demo";
+    Err(SourceError::Unsupported { spec: spec.to_owned(), reason })
+}
+
+/// What is always there once it is opened.
+fn open_endless_or_recorded(spec: &str) -> Result<Box<dyn Source>, SourceError> {
     if spec == DEMO {
         return Ok(Box::new(demo::Demo::new()?));
     }

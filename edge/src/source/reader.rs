@@ -1,0 +1,78 @@
+//! A source that may block for long, read by a thread of its own.
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use super::reconnect::PATIENCE;
+use super::{Capture, Next, SourceError};
+
+/// Hands over what a thread reads. The thread waits while nobody takes it, and ends when this is dropped and what it waits
+/// for comes, or is ended by other means.
+#[derive(Debug)]
+pub(super) struct Reader {
+    events: Receiver<Event>,
+    spare: Sender<Capture>,
+}
+
+#[derive(Debug)]
+enum Event {
+    Frame(Capture),
+    Skipped(String),
+    Failed(SourceError),
+}
+
+/// One that is filled while the other is handed over.
+const CAPTURES: usize = 2;
+
+impl Reader {
+    /// Calls `read`, which may block, over and over on a thread of this name.
+    pub(super) fn start(
+        name: &str,
+        mut read: impl FnMut(&mut Capture) -> Result<Next, SourceError> + Send + 'static,
+    ) -> Result<Self, SourceError> {
+        let (sender, events) = bounded(1);
+        let (spare, spares) = bounded(CAPTURES);
+        for _ in 0..CAPTURES {
+            if let Ok(capture) = Capture::new() {
+                let _ = spare.try_send(capture);
+            }
+        }
+        let work = move || {
+            while let Ok(mut capture) = spares.recv() {
+                let event = loop {
+                    match read(&mut capture) {
+                        Ok(Next::Frame) => break Event::Frame(capture),
+                        Ok(Next::Idle) => {}
+                        Ok(Next::Skipped(what)) => {
+                            if sender.send(Event::Skipped(what)).is_err() {
+                                return;
+                            }
+                        }
+                        Ok(Next::End) => return,
+                        Err(error) => break Event::Failed(error),
+                    }
+                };
+                let failed = matches!(event, Event::Failed(_));
+                if sender.send(event).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(SourceError::Thread)?;
+        Ok(Self { events, spare })
+    }
+
+    /// What was read next; [`Next::Idle`] where nothing came within [`PATIENCE`].
+    pub(super) fn next(&self, capture: &mut Capture) -> Result<Next, SourceError> {
+        match self.events.recv_timeout(PATIENCE) {
+            Ok(Event::Frame(mut read)) => {
+                std::mem::swap(capture, &mut read);
+                let _ = self.spare.try_send(read);
+                Ok(Next::Frame)
+            }
+            Ok(Event::Skipped(what)) => Ok(Next::Skipped(what)),
+            Ok(Event::Failed(error)) => Err(error),
+            Err(RecvTimeoutError::Timeout) => Ok(Next::Idle),
+            Err(RecvTimeoutError::Disconnected) => Ok(Next::End),
+        }
+    }
+}
