@@ -5,7 +5,9 @@
 #   trainer synth --identities 200 --seconds 30 --fps 4 --seed 7 --out stores/synth
 #   deploy/bench/ablation.sh --data stores/synth --out runs/ablation [--epochs 6] [--seeds 3] [--jobs 2] [-- FLAGS]
 #
-# FLAGS go to `trainer pretrain`. Each of the jobs, side by side, has one thread.
+# The learning rate falls along a cosine from the first epoch on: SSLFER's ten constant ones would be all there are. FLAGS go to
+# `trainer pretrain`; a --config among them replaces that setting. Each of the jobs, side by side, has one thread. Results that
+# were made with other settings or of another store are not used again, but refused.
 set -euo pipefail
 
 data="" out="" epochs=6 seeds=3 jobs=2 trainer=${TRAINER:-target/release/trainer}
@@ -17,13 +19,40 @@ while [ $# -gt 0 ]; do
         --seeds) seeds=$2; shift 2 ;;
         --jobs) jobs=$2; shift 2 ;;
         --) shift; break ;;
-        -h | --help) sed -n '2,9p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+        -h | --help) sed -n '2,10p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
         *) echo "ablation.sh: unknown argument '$1'" >&2; exit 2 ;;
     esac
 done
 [ -n "$data" ] && [ -n "$out" ] || { echo "ablation.sh: --data and --out are needed" >&2; exit 2; }
 [ -x "$trainer" ] || { echo "ablation.sh: $trainer is missing: cargo build --release -p semblance-trainer, or name another with TRAINER" >&2; exit 1; }
 mkdir -p "$out"
+given="--epochs $epochs $*"
+case " $* " in
+    *" --config"*) ;;
+    *)
+        printf 'cosine_from_epoch = 0\n' >"$out/schedule.toml"
+        set -- --config "$out/schedule.toml" "$@"
+        ;;
+esac
+
+# What the results follow from; seeds may be added, and jobs change nothing.
+settings=$(
+    echo "flags: $given"
+    echo "store: $(sha256sum <"$data/index.bin")"
+    previous=""
+    for word in "$@"; do
+        if [ "$previous" = --config ]; then cat "$word"; fi
+        case "$word" in --config=*) cat "${word#--config=}" ;; esac
+        previous=$word
+    done
+)
+if [ -f "$out/settings" ] || compgen -G "$out/*.json" >/dev/null; then
+    diff "$out/settings" - <<<"$settings" >&2 || {
+        echo "ablation.sh: $out has results of other settings or another store: remove it, or choose another --out" >&2
+        exit 1
+    }
+fi
+echo "$settings" >"$out/settings"
 
 # Rows in the order of the table: a name and the recipe behind it.
 rows="random simclr sslfer-a sslfer-b sslfer-e sslfer-f"

@@ -3,10 +3,10 @@
 
     trainer synth --identities 20 --out stores/bench
     pip install torch==2.11.0 torchvision
-    deploy/bench/pretraining.py --data stores/bench [--batch 64] [--side-px 64] [--steps 20] [--rounds 3]
+    deploy/bench/pretraining.py --data stores/bench [--backbone resnet18] [--batch 64] [--side-px 64] [--steps 20] [--rounds 3]
 
-PyTorch's side is what one would write first: torchvision's ResNet-18, torchvision's transforms on PIL images in a
-DataLoader with a worker a core, SimCLR's loss, Adam, no compilation. It runs in fp32 as it comes, and in bf16 autocast with
+PyTorch's side is what one would write first: torchvision's ResNet, torchvision's transforms on PIL images in a DataLoader
+with a worker a core that lives on from epoch to epoch, SimCLR's loss, Adam, no compilation. It runs in fp32 as it comes, and in bf16 autocast with
 channels-last. Ours is `trainer bench` in fp32 and in bf16. Figures are views a second, medians over the rounds.
 """
 
@@ -69,11 +69,12 @@ class Store(torch.utils.data.Dataset):
 
 
 class SimClr(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, backbone):
         super().__init__()
-        self.encoder = torchvision.models.resnet18()
+        self.encoder = getattr(torchvision.models, backbone)()
+        width = self.encoder.fc.in_features
         self.encoder.fc = torch.nn.Identity()
-        self.head = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 128))
+        self.head = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, 128))
 
     def forward(self, views):
         return self.head(self.encoder(views))
@@ -88,14 +89,21 @@ def nt_xent(first, second):
     return torch.nn.functional.cross_entropy(similarity, partner)
 
 
-def pytorch(store, batch, steps, bf16, device):
-    """Views a second of the whole, of the model alone and of the loader alone."""
-    model = SimClr().to(device)
+def pytorch(store, arguments, bf16, device):
+    """Views a second of the whole and of the model alone."""
+    batch, steps = arguments.batch, arguments.steps
+    model = SimClr(arguments.backbone).to(device)
     if bf16:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, weight_decay=1e-4)
     loader = torch.utils.data.DataLoader(
-        store, batch, shuffle=True, drop_last=True, num_workers=os.cpu_count(), pin_memory=device.type == "cuda"
+        store,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=os.cpu_count(),
+        persistent_workers=True,
+        pin_memory=device.type == "cuda",
     )
 
     def batches():
@@ -126,12 +134,12 @@ def pytorch(store, batch, steps, bf16, device):
     whole = rate(lambda: step(*next(source)))
     kept = next(source)
     # The workers stop here, so that nothing else runs while the model is measured.
-    del source
+    del source, loader
     return {"whole": whole, "model": rate(lambda: step(*kept))}
 
 
 def ours(arguments, precision):
-    command = [arguments.trainer, "bench", "--json", "--data", arguments.data, "--backbone", "resnet18"]
+    command = [arguments.trainer, "bench", "--json", "--data", arguments.data, "--backbone", arguments.backbone]
     command += ["--method", "simclr", "--side-px", str(arguments.side_px), "--batch", str(arguments.batch)]
     command += ["--steps", str(arguments.steps), "--precision", precision, "--cache", arguments.cache]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -144,6 +152,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a clip store")
     parser.add_argument("--trainer", default="target/release/trainer", help="the program")
+    parser.add_argument("--backbone", choices=["resnet18", "resnet50"], default="resnet18")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--side-px", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
@@ -155,15 +164,15 @@ def main():
     figures = {}
     for _ in range(arguments.rounds):
         for name, measure in [
-            ("PyTorch fp32", lambda: pytorch(store, arguments.batch, arguments.steps, False, device)),
+            ("PyTorch fp32", lambda: pytorch(store, arguments, False, device)),
             ("ours fp32", lambda: ours(arguments, "f32")),
-            ("PyTorch bf16 channels-last", lambda: pytorch(store, arguments.batch, arguments.steps, True, device)),
+            ("PyTorch bf16 channels-last", lambda: pytorch(store, arguments, True, device)),
             ("ours bf16", lambda: ours(arguments, "bf16")),
         ]:
             for key, value in measure().items():
                 figures.setdefault(name, {}).setdefault(key, []).append(value)
     median = {name: {key: statistics.median(values) for key, values in of.items()} for name, of in figures.items()}
-    print(f"ResNet-18, {arguments.side_px} px, {arguments.batch} pairs a step, {device.type}; views a second")
+    print(f"{arguments.backbone}, {arguments.side_px} px, {arguments.batch} pairs a step, {device.type}; views a second")
     for name, of in median.items():
         data = f"   data alone {of['data']:7.0f}   waiting {100 * of['wait_share']:.1f} %" if "data" in of else ""
         print(f"{name:>28}   whole {of['whole']:7.0f}   model alone {of['model']:7.0f}{data}")

@@ -89,9 +89,9 @@ impl AugmentConfig {
 }
 
 /// iBUG landmarks of the eyes.
-const EYES: std::ops::Range<usize> = 36..48;
+pub(crate) const EYES: std::ops::Range<usize> = 36..48;
 /// iBUG landmarks of the mouth.
-const MOUTH: std::ops::Range<usize> = 48..68;
+pub(crate) const MOUTH: std::ops::Range<usize> = 48..68;
 /// SSLFER widens a region's box by 10 px on pictures of 128 px.
 const MASK_MARGIN: f32 = 10.0 / 128.0;
 const MIN_SIGMA: f64 = 0.1;
@@ -127,7 +127,8 @@ pub fn augment_with_landmarks(
     let draws: Vec<Draw> = seeds.iter().map(|&seed| Draw::new(config, seed)).collect();
     let masked = mask(pictures, landmarks, &draws);
     let moved = draws.iter().zip(landmarks).map(|(d, l)| l.as_ref().map(|l| d.crop.follow(l))).collect();
-    let coloured = recolour(&crop(&masked, &draws, side_px), &draws);
+    let coloured =
+        recolour(&affine_crops(&masked, draws.iter().map(|draw| draw.crop.theta()), side_px), &draws);
     let blurred = if draws.iter().all(|draw| draw.sigma == 0.0) || config.blur_kernel == 1 {
         coloured
     } else {
@@ -257,11 +258,12 @@ impl Crop {
     }
 }
 
-/// Each picture's crop, resampled to `side_px` by bilinear interpolation.
-fn crop(pictures: &Tensor, draws: &[Draw], side_px: i64) -> Tensor {
-    let theta: Vec<f32> = draws.iter().flat_map(|draw| draw.crop.theta()).collect();
+/// A crop of each picture `[N,3,H,W]`, resampled to `side_px` by bilinear interpolation, edges replicated. `maps` has for
+/// each the map from the crop's coordinates in `[-1,1]` to the picture's, as two rows of an affine matrix.
+pub(crate) fn affine_crops(pictures: &Tensor, maps: impl Iterator<Item = [f32; 6]>, side_px: i64) -> Tensor {
+    let theta: Vec<f32> = maps.flatten().collect();
     let theta = Tensor::from_slice(&theta).view([-1, 2, 3]).to_device(pictures.device());
-    let grid = Tensor::affine_grid_generator(&theta, [draws.len() as i64, 3, side_px, side_px], false);
+    let grid = Tensor::affine_grid_generator(&theta, [theta.size()[0], 3, side_px, side_px], false);
     const BILINEAR: i64 = 0;
     const BORDER: i64 = 1;
     pictures.grid_sampler_2d(&grid, BILINEAR, BORDER, false)

@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 use thiserror::Error;
 
-use crate::augment::Landmarks;
+use crate::augment::{EYES, Landmarks, MOUTH, affine_crops};
 use crate::data::normalise;
 use crate::hog::Hog;
 use crate::nets::{Backbone, Encoder, Phase, Precision};
@@ -19,8 +19,6 @@ const SIDE: i64 = 64;
 /// The box around the points of a region is widened by this share of its longer side on every side, so that lids and
 /// lips are whole. Ours: neither the paper nor its authors' code says.
 const MARGIN: f32 = 0.15;
-const EYES: std::ops::Range<usize> = 36..48;
-const MOUTH: std::ops::Range<usize> = 48..68;
 /// What torchvision's weights expect.
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
@@ -118,16 +116,11 @@ fn usable(landmarks: &Landmarks) -> Option<&[f32; 136]> {
 
 /// The square around a region's points in each picture, `[N,3,64,64]`; the whole picture where they are not known.
 fn region_crops(pictures: &Tensor, landmarks: &[Landmarks], region: std::ops::Range<usize>) -> Tensor {
-    let theta = landmarks.iter().flat_map(|landmarks| match usable(landmarks) {
+    let maps = landmarks.iter().map(|landmarks| match usable(landmarks) {
         Some(points) => square_around(&points[2 * region.start..2 * region.end]),
         None => [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
     });
-    let theta: Vec<f32> = theta.collect();
-    let theta = Tensor::from_slice(&theta).view([-1, 2, 3]).to_device(pictures.device());
-    let grid = Tensor::affine_grid_generator(&theta, [landmarks.len() as i64, 3, SIDE, SIDE], false);
-    const BILINEAR: i64 = 0;
-    const BORDER: i64 = 1;
-    pictures.grid_sampler_2d(&grid, BILINEAR, BORDER, false)
+    affine_crops(pictures, maps, SIDE)
 }
 
 /// The map from a crop's coordinates in `[-1,1]` to the picture's, for the widened square around these points, which

@@ -1,4 +1,10 @@
-//! MoCo v2 (He et al. 2020; Chen, Fan, Girshick & He 2020).
+//! MoCo v2 (He et al. 2020; Chen, Fan, Girshick & He 2020), without its shuffled batch normalisation.
+//!
+//! He et al. (2020, section 3.3) normalise each GPU's part of a batch by itself, and the keys in another order than the
+//! queries, so that a query cannot be recognised by the statistics that it shares with its key. Here statistics are over
+//! the whole batch of all processes, for queries and for keys each ([`crate::distributed::sync_batch_norm`]), so that a run
+//! does not depend on how many processes share it. What a picture adds to the statistics of a whole batch is little, but it
+//! is not nothing: top-1 may be higher than with the shuffle for the same encoder.
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn, no_grad};
@@ -100,8 +106,7 @@ impl Moco {
     pub(super) fn contrast_with(&self, views: &Views, keys: &Tensor, group: &Group) -> Contrast {
         let queries = self.queries(views, group);
         let positive = (&queries * keys).sum_dim_intlist([1].as_slice(), true, None);
-        // A copy, because the queue changes before the gradient has been taken in accumulated steps.
-        let negatives = queries.matmul(&self.queue.copy().tr());
+        let negatives = queries.matmul(&self.queue.tr());
         let hardest = negatives.detach().amax([1].as_slice(), true);
         let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
         let logits = Tensor::cat(&[&positive, &negatives], 1) / self.settings.temperature;
