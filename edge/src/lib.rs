@@ -4,6 +4,7 @@
 //! joins them and keeps [`stats`] and [`telemetry`].
 
 pub mod bench;
+pub mod check;
 pub mod governor;
 pub mod hub;
 pub mod mailbox;

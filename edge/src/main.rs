@@ -1,5 +1,6 @@
 //! The `edge` program.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -7,8 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use semblance_edge::bench::BenchReport;
+use semblance_edge::check::CheckOptions;
 use semblance_edge::hub::Overflow;
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{RunOptions, Shared};
@@ -17,7 +21,7 @@ use semblance_edge::smooth::OneEuro;
 use semblance_edge::source::{Capture, Next, Pace, Source, SourceOptions};
 use semblance_edge::stats::{Stage, Stats};
 use semblance_edge::telemetry::Telemetry;
-use semblance_edge::{run, sink, source};
+use semblance_edge::{check, run, sink, source};
 use semblance_face::follow::FinderKind;
 use semblance_face::{Bundle, FollowOptions, Follower};
 
@@ -37,6 +41,9 @@ enum Command {
     /// Measure what each stage of a frame costs on this machine
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
+    /// Look whether this machine can run: models, camera, disk, clock, memory, heat; one line each
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(CheckArgs),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -45,6 +52,8 @@ Examples:
   edge run --source clip.mp4                      predictions on standard output, a summary on standard error
   edge run --source photo.jpg                     one picture
   edge run --source frames/ --out jsonl:out.jsonl a folder of pictures, in the order of their names
+  edge run --source clip.mp4 --out csv:clip.csv   a row a face a frame, with OpenFace's columns
+  edge run --source demo --out mqtt://broker/desk for Home Assistant and others
   edge run --source clip.mp4 --max-frames 100 | jq .expression.label";
 
 const BENCH_EXAMPLES: &str = "\
@@ -52,6 +61,11 @@ Examples:
   edge bench --source clip.mp4 --frames 300        percentiles of every stage
   taskset -c 0 edge bench --source demo --json     on one core, as JSON
   edge bench --source clip.mp4 --finder seeta      with SeetaFace instead of the bundle's own finder";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  edge check                                       ok, warn or FAIL on every line; exit status 1 where one fails
+  edge check --out csv:/data/out.csv --json        that output's disk, too; one JSON object";
 
 /// What run and bench share: the models and how faces are found.
 #[derive(Debug, Args)]
@@ -130,8 +144,10 @@ struct RunArgs {
     #[arg(long, env = "SEMBLANCE_SOURCE")]
     source: String,
 
-    /// Where predictions go: jsonl (standard output) or jsonl:FILE; may be given several times
-    #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT")]
+    /// Where predictions go, may be given several times: jsonl or csv (standard output), jsonl:FILE, csv:FILE (OpenFace's
+    /// columns), mqtt://[USER[:PASSWORD]@]HOST[:PORT]/PREFIX (the password also from SEMBLANCE_MQTT_PASSWORD; options:
+    /// ?rate=5, states a second; &predictions=true, every prediction; &discovery=off, or Home Assistant's prefix)
+    #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT", hide_env_values = true, value_parser = OutParser)]
     out: Vec<SinkSpec>,
 
     /// Stop after this many frames
@@ -158,10 +174,58 @@ struct RunArgs {
     pipeline: PipelineArgs,
 }
 
+impl RunArgs {
+    /// Whether two outputs would write to standard output.
+    fn mixes_outputs(&self) -> bool {
+        let is_stdout = |spec: &&SinkSpec| matches!(spec, SinkSpec::Jsonl(None) | SinkSpec::Csv(None));
+        self.out.iter().filter(is_stdout).count() > 1
+    }
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Outputs to look at, as for run
+    #[arg(long, env = "SEMBLANCE_OUT", hide_env_values = true, value_parser = OutParser)]
+    out: Vec<SinkSpec>,
+
+    /// Folder for what outlives the program [default: systemd's, or semblance in the user's state folder]
+    #[arg(long, env = "SEMBLANCE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Smooth {
     /// The One-Euro filter: little lag in motion, little jitter at rest
     OneEuro,
+}
+
+/// Reads a [`SinkSpec`]. clap's own parser would repeat in its message what was given, and with it a password.
+#[derive(Clone)]
+struct OutParser;
+
+impl TypedValueParser for OutParser {
+    type Value = SinkSpec;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<SinkSpec, clap::Error> {
+        let parsed = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned()).and_then(str::parse);
+        parsed.map_err(|reason| {
+            let arg = arg.map(ToString::to_string).unwrap_or_default();
+            let message = format!("invalid value for '{arg}': {reason}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
 }
 
 /// A number of frames a second.
@@ -175,8 +239,13 @@ fn rate(text: &str) -> Result<f64, String> {
 fn main() -> ExitCode {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let result = match Cli::parse().command {
+        Command::Run(args) if args.mixes_outputs() => {
+            let message = "only one output can be standard output: give the others a file, as csv:FILE";
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
+        }
         Command::Run(args) => run_command(&args),
         Command::Bench(args) => bench_command(&args),
+        Command::Check(args) => return check_command(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -203,9 +272,10 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
         Pace::Recorded => Overflow::Wait,
     };
     let mut sinks = Vec::new();
+    let labels = pipeline.labels();
     for spec in &args.out {
         let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
-        let sink = sink::open(spec)?;
+        let sink = sink::open(spec, &labels, subscription.stats())?;
         sinks.push(
             sink::start(sink, subscription, Arc::clone(&shared.telemetry))
                 .context("cannot start a thread")?,
@@ -243,6 +313,37 @@ fn bench_command(args: &BenchArgs) -> anyhow::Result<()> {
         println!("{}", stats.summary(wall));
     }
     Ok(())
+}
+
+/// Everything that is wrong stands in the report.
+fn check_command(args: &CheckArgs) -> ExitCode {
+    let bundle = bundle_dir(args.pipeline.bundle.as_deref()).map_err(|e| e.to_string());
+    let state_dir = args.state_dir.clone().unwrap_or_else(state_dir);
+    let report = check::check(&CheckOptions {
+        bundle: bundle.as_deref().map_err(String::as_str),
+        follow: args.pipeline.follow_options(),
+        outputs: &args.out,
+        state_dir: &state_dir,
+    });
+    if args.json {
+        println!("{}", serde_json::json!(report));
+    } else {
+        report.checks.iter().for_each(|finding| println!("{finding}"));
+    }
+    if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Where systemd or the user's session keeps what outlives the program.
+fn state_dir() -> PathBuf {
+    let folder = |variable: &str| {
+        let paths = std::env::var_os(variable)?;
+        // systemd may name several.
+        std::env::split_paths(&paths).next().filter(|path| !path.as_os_str().is_empty())
+    };
+    folder("STATE_DIRECTORY")
+        .or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance")))
+        .or_else(|| Some(folder("HOME")?.join(".local/state/semblance")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/semblance"))
 }
 
 const WARM_UP_FRAMES: u64 = 10;

@@ -1,6 +1,5 @@
 //! JSON lines: one object a face a frame.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -25,16 +24,7 @@ impl JsonlSink {
     /// # Errors
     /// [`SinkError::Io`] where the file cannot be created.
     pub fn open(file: Option<&Path>) -> Result<Self, SinkError> {
-        let (name, out): (String, Box<dyn Write + Send>) = match file {
-            None => ("standard output".to_owned(), Box::new(io::stdout())),
-            Some(path) => {
-                let to = path.display().to_string();
-                match File::create(path) {
-                    Ok(file) => (to, Box::new(file)),
-                    Err(source) => return Err(SinkError::Io { to, source }),
-                }
-            }
-        };
+        let (name, out) = super::create(file)?;
         Ok(Self { name, out: BufWriter::new(out) })
     }
 }

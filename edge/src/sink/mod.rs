@@ -1,9 +1,12 @@
 //! Where predictions go. Each sink has a thread and a bounded queue of its own.
 
+mod csv;
 mod jsonl;
+mod mqtt;
 
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +14,14 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use thiserror::Error;
 
-use crate::hub::Subscription;
-use crate::prediction::FrameReport;
+use crate::hub::{QueueStats, Subscription};
+use crate::prediction::{FrameReport, Labels};
 use crate::stats::Stage;
 use crate::telemetry::Telemetry;
 
+pub use csv::{CsvSink, openface_pose};
 pub use jsonl::JsonlSink;
+pub use mqtt::{MqttSink, MqttSpec};
 
 /// Something that predictions are handed to.
 pub trait Sink: Send {
@@ -31,6 +36,14 @@ pub trait Sink: Send {
     /// # Errors
     /// As [`Sink::write`].
     fn flush(&mut self) -> Result<(), SinkError>;
+
+    /// Takes leave; called once, after the last report.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.flush()
+    }
 }
 
 /// A destination as it stands on the command line.
@@ -38,25 +51,53 @@ pub trait Sink: Send {
 pub enum SinkSpec {
     /// `jsonl` for standard output, or `jsonl:FILE`.
     Jsonl(Option<PathBuf>),
+    /// `csv` for standard output, or `csv:FILE`: see [`CsvSink`].
+    Csv(Option<PathBuf>),
+    /// `mqtt://[USER[:PASSWORD]@]HOST[:PORT]/PREFIX`: see [`MqttSpec`].
+    Mqtt(MqttSpec),
+}
+
+impl SinkSpec {
+    /// The file that is written to, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Jsonl(file) | Self::Csv(file) => file.as_deref(),
+            Self::Mqtt(_) => None,
+        }
+    }
 }
 
 impl FromStr for SinkSpec {
     type Err = String;
 
+    /// The error does not repeat the text: there may be a password in it.
     fn from_str(text: &str) -> Result<Self, String> {
+        let file = |file: &str| Some(PathBuf::from(file));
         match text.split_once(':') {
             None if text == "jsonl" => Ok(Self::Jsonl(None)),
-            Some(("jsonl", file)) if !file.is_empty() => Ok(Self::Jsonl(Some(file.into()))),
-            _ => Err(format!("'{text}' is no output: give jsonl or jsonl:FILE")),
+            None if text == "csv" => Ok(Self::Csv(None)),
+            Some(("jsonl", name)) if !name.is_empty() => Ok(Self::Jsonl(file(name))),
+            Some(("csv", name)) if !name.is_empty() => Ok(Self::Csv(file(name))),
+            Some(("mqtt", _)) => text.parse().map(Self::Mqtt),
+            Some(("mqtts", _)) => {
+                Err("MQTT over TLS is not built in: give mqtt://, over a network that you \
+                 trust or to a broker on this machine that bridges with TLS"
+                    .to_owned())
+            }
+            _ => Err("give jsonl, jsonl:FILE, csv, csv:FILE or mqtt://HOST/PREFIX".to_owned()),
         }
     }
 }
 
+/// Passwords are not shown.
 impl std::fmt::Display for SinkSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Jsonl(None) => f.write_str("jsonl"),
             Self::Jsonl(Some(path)) => write!(f, "jsonl:{}", path.display()),
+            Self::Csv(None) => f.write_str("csv"),
+            Self::Csv(Some(path)) => write!(f, "csv:{}", path.display()),
+            Self::Mqtt(spec) => spec.fmt(f),
         }
     }
 }
@@ -87,13 +128,25 @@ impl SinkError {
     }
 }
 
-/// Opens a destination.
+/// Opens a destination for predictions with these labels. `stats` are its queue's, where it tells what is wrong with it.
 ///
 /// # Errors
-/// [`SinkError::Io`] where a file cannot be created.
-pub fn open(spec: &SinkSpec) -> Result<Box<dyn Sink>, SinkError> {
-    match spec {
-        SinkSpec::Jsonl(file) => Ok(Box::new(JsonlSink::open(file.as_deref())?)),
+/// [`SinkError::Io`] where a file cannot be created or the system gives no thread.
+pub fn open(spec: &SinkSpec, labels: &Labels, stats: &Arc<QueueStats>) -> Result<Box<dyn Sink>, SinkError> {
+    Ok(match spec {
+        SinkSpec::Jsonl(file) => Box::new(JsonlSink::open(file.as_deref())?),
+        SinkSpec::Csv(file) => Box::new(CsvSink::open(file.as_deref(), labels)?),
+        SinkSpec::Mqtt(spec) => Box::new(MqttSink::open(spec, labels, Arc::clone(stats))?),
+    })
+}
+
+/// Creates the file, or takes standard output; returns what it is called, too. A file that is there is replaced.
+fn create(file: Option<&Path>) -> Result<(String, Box<dyn Write + Send>), SinkError> {
+    let Some(path) = file else { return Ok(("standard output".to_owned(), Box::new(io::stdout()))) };
+    let to = path.display().to_string();
+    match File::create(path) {
+        Ok(file) => Ok((to, Box::new(file))),
+        Err(source) => Err(SinkError::Io { to, source }),
     }
 }
 
@@ -136,7 +189,7 @@ fn drain(sink: &mut dyn Sink, subscription: &Subscription, telemetry: &Telemetry
         }
         telemetry.stats().record(Stage::Latency, report.taken.elapsed());
     }
-    sink.flush()
+    sink.finish()
 }
 
 /// Waits until every sink has written what was queued, or `patience` is over. The hub must be closed.
@@ -154,4 +207,21 @@ pub fn finish(sinks: Vec<Running>, patience: Duration) -> Result<(), SinkError> 
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_given_is_what_is_shown() {
+        for text in ["jsonl", "jsonl:a.jsonl", "csv", "csv:C:/x.csv", "mqtt://broker/home/desk?rate=2"] {
+            assert_eq!(text.parse::<SinkSpec>().unwrap().to_string(), text);
+        }
+        for (text, hint) in [("xml", "csv:FILE"), ("csv:", "csv:FILE"), ("mqtts://broker/home", "TLS")] {
+            let error = text.parse::<SinkSpec>().unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
 }
