@@ -37,7 +37,7 @@ pub struct Decision {
 }
 
 /// A device this close to its passive trip point is hot.
-const MARGIN_C: f64 = 5.0;
+pub(crate) const MARGIN_C: f64 = 5.0;
 /// A device this much cooler than where it was slowed is let go faster again.
 const RELIEF_C: f64 = 3.0;
 /// The trip point where the system names none.
@@ -177,7 +177,7 @@ impl Governor {
     }
 
     /// The temperature of the zone that is closest to its trip point, and by how much it is above it.
-    fn hottest(&self) -> Option<(f64, f64)> {
+    pub(crate) fn hottest(&self) -> Option<(f64, f64)> {
         let temperatures = self.zones.iter().filter_map(|zone| Some((celsius(&zone.file)?, zone.trip_c)));
         temperatures.map(|(t, trip)| (t, t - trip)).max_by(|a, b| a.1.total_cmp(&b.1))
     }

@@ -5,6 +5,7 @@
 
 pub mod bench;
 pub mod cameras;
+pub mod check;
 pub mod governor;
 pub mod hub;
 pub mod logging;

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use semblance_edge::logging::{self, LogFormat};
 use semblance_edge::service::Signals;
@@ -13,9 +14,10 @@ use semblance_edge::settings::{Settings, SettingsError};
 
 use commands::bench::BenchArgs;
 use commands::cameras::CamerasArgs;
+use commands::check::CheckArgs;
 use commands::config::ConfigArgs;
 use commands::run::{Outcome, RunArgs};
-use commands::{bench, cameras, config, run};
+use commands::{bench, cameras, check, config, run};
 
 /// Reads facial expression from cameras, video and pictures, on the device.
 #[derive(Debug, Parser)]
@@ -35,6 +37,9 @@ enum Command {
     /// Measure what each stage of a frame costs on this machine
     #[command(after_help = bench::EXAMPLES)]
     Bench(BenchArgs),
+    /// Look whether this machine can run: models, camera, disk, clock, memory, heat; one line each
+    #[command(after_help = check::EXAMPLES)]
+    Check(CheckArgs),
     /// Print the settings of a run, and where each came from
     #[command(after_help = config::EXAMPLES)]
     Config(ConfigArgs),
@@ -50,6 +55,10 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
+        Command::Run(args) if args.mixes_outputs() => {
+            let message = "only one output can be standard output: give the others a file, as csv:FILE";
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
+        }
         Command::Run(args) => {
             logging::init(args.log_format);
             run_until_done(args)
@@ -61,6 +70,10 @@ fn main() -> ExitCode {
         Command::Cameras(args) => {
             logging::init(LogFormat::Auto);
             cameras::command(&args)
+        }
+        Command::Check(args) => {
+            logging::init(LogFormat::Auto);
+            return check::command(&args);
         }
         Command::Config(_) => {
             config::command(&settings, &Cli::command());

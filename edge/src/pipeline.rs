@@ -7,7 +7,7 @@ use semblance_face::{Aligner, Bundle, BundleError, Encoder, EncoderError, Follow
 use thiserror::Error;
 
 use crate::prediction::{
-    ExpressionPrediction, FrameReport, LandmarkPoints, Pose, Prediction, Scores, StageMillis,
+    ExpressionPrediction, FrameReport, Labels, LandmarkPoints, Pose, Prediction, Scores, StageMillis,
 };
 use crate::smooth::{OneEuro, Smoother};
 use crate::source::Capture;
@@ -54,6 +54,8 @@ pub struct Pipeline {
     crop: Vec<u8>,
     embedding: Vec<f32>,
     landmarks_wanted: bool,
+    has_landmarks: bool,
+    bundle: String,
     smoother: Option<Smoother>,
 }
 
@@ -84,6 +86,8 @@ impl Pipeline {
         Ok(Self {
             follower,
             landmarks_wanted: false,
+            has_landmarks: bundle.landmarks_onnx().is_some(),
+            bundle: manifest.name.clone(),
             smoother: None,
             aligner: Aligner::new(manifest.crop, spec.side_px),
             encoder,
@@ -105,6 +109,19 @@ impl Pipeline {
     pub fn with_smoothing(mut self, filter: Option<OneEuro>) -> Self {
         self.smoother = filter.map(Smoother::new);
         self
+    }
+
+    /// What its predictions can hold.
+    pub fn labels(&self) -> Labels {
+        let of = |kind| self.heads.get(kind).map_or_else(Vec::new, |head| head.labels().to_vec());
+        Labels {
+            bundle: self.bundle.clone(),
+            expression: of(HeadKind::Expression),
+            valence_arousal: self.heads.get(HeadKind::ValenceArousal).is_some(),
+            au: of(HeadKind::ActionUnits),
+            pose: self.has_landmarks,
+            landmarks: self.has_landmarks && self.landmarks_wanted,
+        }
     }
 
     /// Frames from one run of the finder to the next, from the next frame on.

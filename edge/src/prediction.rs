@@ -9,6 +9,23 @@ use semblance_face::landmarks::LANDMARKS;
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeStruct, Serializer};
 
+/// What predictions of a run can hold, for sinks that have to know before the first one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// The bundle's name.
+    pub bundle: String,
+    /// Expressions, in the order of the head; empty where there is none.
+    pub expression: Vec<String>,
+    /// Whether there are valence and arousal.
+    pub valence_arousal: bool,
+    /// Action units, in the order of the head; empty where there is none.
+    pub au: Vec<String>,
+    /// Whether there is a head pose.
+    pub pose: bool,
+    /// Whether there are landmarks: the bundle finds them and they are wanted.
+    pub landmarks: bool,
+}
+
 /// Everything about one frame, handed to every sink as it is. It holds no pixels.
 #[derive(Clone, Debug)]
 pub struct FrameReport {

@@ -2,16 +2,24 @@
 
 pub(crate) mod bench;
 pub(crate) mod cameras;
+pub(crate) mod check;
 pub(crate) mod config;
+pub(crate) mod http;
 pub(crate) mod run;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
 use semblance_edge::pipeline::Pipeline;
+use semblance_edge::sink::SinkSpec;
 use semblance_face::follow::FinderKind;
 use semblance_face::{Bundle, FollowOptions, Follower};
+
+pub(crate) use http::HttpArgs;
 
 /// What run and bench share: the models and how faces are found.
 #[derive(Debug, Args)]
@@ -62,8 +70,55 @@ impl PipelineArgs {
     }
 }
 
+/// Where the program keeps what outlives it.
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    /// Folder for what outlives the program: the token [default: systemd's state folder, or ~/.local/state/semblance]
+    #[arg(long, value_name = "DIR", env = "SEMBLANCE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    /// The folder asked for, or where systemd or the user's session keeps such things.
+    pub(crate) fn dir(&self) -> PathBuf {
+        let folder = |variable: &str| {
+            let paths = std::env::var_os(variable)?;
+            // systemd may name several.
+            std::env::split_paths(&paths).next().filter(|path| !path.as_os_str().is_empty())
+        };
+        self.state_dir
+            .clone()
+            .or_else(|| folder("STATE_DIRECTORY"))
+            .or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance")))
+            .or_else(|| Some(folder("HOME")?.join(".local/state/semblance")))
+            .unwrap_or_else(|| PathBuf::from("/var/lib/semblance"))
+    }
+}
+
+/// Reads a [`SinkSpec`]. clap's own parser would repeat in its message what was given, and with it a password.
+#[derive(Clone)]
+pub(crate) struct OutParser;
+
+impl TypedValueParser for OutParser {
+    type Value = SinkSpec;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<SinkSpec, clap::Error> {
+        let parsed = value.to_str().ok_or_else(|| "it is not UTF-8".to_owned()).and_then(str::parse);
+        parsed.map_err(|reason| {
+            let arg = arg.map(ToString::to_string).unwrap_or_default();
+            let message = format!("invalid value for '{arg}': {reason}\n");
+            clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
+        })
+    }
+}
+
 /// The bundle asked for, or the first of the usual places that has one.
-fn bundle_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn bundle_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(dir) = asked {
         return Ok(dir.to_owned());
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use sd_notify::NotifyState;
 use semblance_edge::hub::Overflow;
+use semblance_edge::http::About;
 use semblance_edge::logging::LogFormat;
 use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::service::{self, Reporter, Signals};
@@ -17,7 +18,7 @@ use semblance_edge::source::pixels::PixelFormat;
 use semblance_edge::source::{self, Pace, SourceOptions};
 use semblance_face::Frame;
 
-use super::PipelineArgs;
+use super::{HttpArgs, OutParser, PipelineArgs};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -29,6 +30,9 @@ Examples:
   edge run --source clip.mp4                      predictions on standard output, a summary on standard error
   edge run --source photo.jpg                     one picture
   edge run --source frames/ --out jsonl:out.jsonl a folder of pictures, in the order of their names
+  edge run --source clip.mp4 --out csv:clip.csv   a row a face a frame, with OpenFace's columns
+  edge run --source demo --out mqtt://broker/desk for Home Assistant and others
+  edge run --source demo --http 0.0.0.0:8017      the dashboard for the whole house, with a token
   edge run --source clip.mp4 --max-frames 100 | jq .expression.label";
 
 #[derive(Debug, Args)]
@@ -42,8 +46,10 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     camera: CameraArgs,
 
-    /// Where predictions go: jsonl (standard output) or jsonl:FILE; may be given several times
-    #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT")]
+    /// Where predictions go, may be given several times: jsonl or csv (standard output), jsonl:FILE, csv:FILE (OpenFace's
+    /// columns), mqtt://[USER[:PASSWORD]@]HOST[:PORT]/PREFIX (the password also from SEMBLANCE_MQTT_PASSWORD; options:
+    /// ?rate=5, states a second; &predictions=true, every prediction; &discovery=off, or Home Assistant's prefix)
+    #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT", hide_env_values = true, value_parser = OutParser)]
     out: Vec<SinkSpec>,
 
     /// Stop after this many frames
@@ -66,6 +72,9 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "SEMBLANCE_LANDMARKS")]
     landmarks: bool,
 
+    #[command(flatten)]
+    http: HttpArgs,
+
     /// TOML file with any of these settings, by their names with _ for - [default: /etc/semblance/edge.toml, where it is
     /// there]; `edge config` prints one
     #[arg(long, env = "SEMBLANCE_CONFIG")]
@@ -77,6 +86,14 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pipeline: PipelineArgs,
+}
+
+impl RunArgs {
+    /// Whether two outputs would write to standard output.
+    pub(crate) fn mixes_outputs(&self) -> bool {
+        let is_stdout = |spec: &&SinkSpec| matches!(spec, SinkSpec::Jsonl(None) | SinkSpec::Csv(None));
+        self.out.iter().filter(is_stdout).count() > 1
+    }
 }
 
 /// What is asked of a camera, or told of raw pixels on standard input.
@@ -148,6 +165,7 @@ pub(crate) enum Outcome {
 pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow::Result<Outcome> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
     let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
+    let labels = pipeline.labels();
     let shared = Arc::new(Shared::default());
     let options = SourceOptions {
         play_fps: args.play_fps,
@@ -162,10 +180,17 @@ pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow:
     let mut sinks = Vec::new();
     for spec in &args.out {
         let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
-        let sink = sink::open(spec, again)?;
+        let sink = sink::open(spec, &labels, subscription.stats(), again)?;
         let telemetry = Arc::clone(&shared.telemetry);
         sinks.push(sink::start(sink, subscription, telemetry).context("cannot start a thread")?);
     }
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: source::public_name(&args.source),
+        labels,
+        user: None,
+    };
+    let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about)?;
     let reporter = Reporter::start(Arc::clone(&shared)).context("cannot start a thread")?;
     let start = Instant::now();
     let options = RunOptions {
@@ -179,6 +204,7 @@ pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow:
     service::notify(&[if reload { NotifyState::Reloading } else { NotifyState::Stopping }]);
     shared.hub.close();
     let finished = sink::finish(sinks, DRAIN);
+    drop(server);
     {
         let stats = shared.telemetry.stats();
         if stats.frames > 0 || result.is_ok() {

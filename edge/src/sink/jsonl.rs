@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::{Sink, SinkError, open_file};
+use super::{File, Sink, SinkError};
 use crate::prediction::FrameReport;
 
 /// Writes one JSON object a line.
@@ -24,10 +24,7 @@ impl JsonlSink {
     /// # Errors
     /// [`SinkError::Io`] where the file cannot be created.
     pub fn open(file: Option<&Path>, append: bool) -> Result<Self, SinkError> {
-        let (name, out): (String, Box<dyn Write + Send>) = match file {
-            None => ("standard output".to_owned(), Box::new(io::stdout())),
-            Some(path) => (path.display().to_string(), Box::new(open_file(path, append)?)),
-        };
+        let File { name, out, .. } = File::open(file, append)?;
         Ok(Self { name, out: BufWriter::new(out) })
     }
 }

@@ -1,9 +1,11 @@
 //! Where predictions go. Each sink has a thread and a bounded queue of its own.
 
+mod csv;
 mod jsonl;
+mod mqtt;
 
-use std::fs::File;
-use std::io;
+use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,12 +14,14 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use thiserror::Error;
 
-use crate::hub::Subscription;
-use crate::prediction::FrameReport;
+use crate::hub::{QueueStats, Subscription};
+use crate::prediction::{FrameReport, Labels};
 use crate::stats::Stage;
 use crate::telemetry::Telemetry;
 
+pub use csv::{CsvSink, openface_pose};
 pub use jsonl::JsonlSink;
+pub use mqtt::{MqttSink, MqttSpec};
 
 /// Something that predictions are handed to.
 pub trait Sink: Send {
@@ -32,6 +36,14 @@ pub trait Sink: Send {
     /// # Errors
     /// As [`Sink::write`].
     fn flush(&mut self) -> Result<(), SinkError>;
+
+    /// Takes leave; called once, after the last report.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    fn finish(&mut self) -> Result<(), SinkError> {
+        self.flush()
+    }
 }
 
 /// A destination as it stands on the command line.
@@ -39,25 +51,53 @@ pub trait Sink: Send {
 pub enum SinkSpec {
     /// `jsonl` for standard output, or `jsonl:FILE`.
     Jsonl(Option<PathBuf>),
+    /// `csv` for standard output, or `csv:FILE`: see [`CsvSink`].
+    Csv(Option<PathBuf>),
+    /// `mqtt://[USER[:PASSWORD]@]HOST[:PORT]/PREFIX`: see [`MqttSpec`].
+    Mqtt(MqttSpec),
+}
+
+impl SinkSpec {
+    /// The file that is written to, where it is one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Jsonl(file) | Self::Csv(file) => file.as_deref(),
+            Self::Mqtt(_) => None,
+        }
+    }
 }
 
 impl FromStr for SinkSpec {
     type Err = String;
 
+    /// The error does not repeat the text: there may be a password in it.
     fn from_str(text: &str) -> Result<Self, String> {
+        let file = |file: &str| Some(PathBuf::from(file));
         match text.split_once(':') {
             None if text == "jsonl" => Ok(Self::Jsonl(None)),
-            Some(("jsonl", file)) if !file.is_empty() => Ok(Self::Jsonl(Some(file.into()))),
-            _ => Err(format!("'{text}' is no output: give jsonl or jsonl:FILE")),
+            None if text == "csv" => Ok(Self::Csv(None)),
+            Some(("jsonl", name)) if !name.is_empty() => Ok(Self::Jsonl(file(name))),
+            Some(("csv", name)) if !name.is_empty() => Ok(Self::Csv(file(name))),
+            Some(("mqtt", _)) => text.parse().map(Self::Mqtt),
+            Some(("mqtts", _)) => {
+                Err("MQTT over TLS is not built in: give mqtt://, over a network that you \
+                 trust or to a broker on this machine that bridges with TLS"
+                    .to_owned())
+            }
+            _ => Err("give jsonl, jsonl:FILE, csv, csv:FILE or mqtt://HOST/PREFIX".to_owned()),
         }
     }
 }
 
+/// Passwords are not shown.
 impl std::fmt::Display for SinkSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Jsonl(None) => f.write_str("jsonl"),
             Self::Jsonl(Some(path)) => write!(f, "jsonl:{}", path.display()),
+            Self::Csv(None) => f.write_str("csv"),
+            Self::Csv(Some(path)) => write!(f, "csv:{}", path.display()),
+            Self::Mqtt(spec) => spec.fmt(f),
         }
     }
 }
@@ -88,20 +128,45 @@ impl SinkError {
     }
 }
 
-/// Opens a destination. A file that is there is replaced, or continued where `append` is set.
+/// Opens a destination for predictions with these labels. `stats` are its queue's, where it tells what is wrong with it. A
+/// file that is there is replaced, or continued where `append` is set.
 ///
 /// # Errors
-/// [`SinkError::Io`] where a file cannot be created.
-pub fn open(spec: &SinkSpec, append: bool) -> Result<Box<dyn Sink>, SinkError> {
-    match spec {
-        SinkSpec::Jsonl(file) => Ok(Box::new(JsonlSink::open(file.as_deref(), append)?)),
-    }
+/// [`SinkError::Io`] where a file cannot be created or the system gives no thread.
+pub fn open(
+    spec: &SinkSpec,
+    labels: &Labels,
+    stats: &Arc<QueueStats>,
+    append: bool,
+) -> Result<Box<dyn Sink>, SinkError> {
+    Ok(match spec {
+        SinkSpec::Jsonl(file) => Box::new(JsonlSink::open(file.as_deref(), append)?),
+        SinkSpec::Csv(file) => Box::new(CsvSink::open(file.as_deref(), labels, append)?),
+        SinkSpec::Mqtt(spec) => Box::new(MqttSink::open(spec, labels, Arc::clone(stats))?),
+    })
 }
 
-/// Creates a file for a sink, or continues it where `append` is set.
-fn open_file(path: &Path, append: bool) -> Result<File, SinkError> {
-    let file = File::options().create(true).write(true).append(append).truncate(!append).open(path);
-    file.map_err(|source| SinkError::Io { to: path.display().to_string(), source })
+/// A file to write to, or standard output.
+struct File {
+    /// What it is called.
+    name: String,
+    out: Box<dyn Write + Send>,
+    /// Whether something stands there already.
+    continued: bool,
+}
+
+impl File {
+    fn open(path: Option<&Path>, append: bool) -> Result<Self, SinkError> {
+        let Some(path) = path else {
+            let name = "standard output".to_owned();
+            return Ok(Self { name, out: Box::new(io::stdout()), continued: append });
+        };
+        let name = path.display().to_string();
+        let opened = fs::File::options().create(true).write(true).append(append).truncate(!append).open(path);
+        let file = opened.map_err(|source| SinkError::Io { to: name.clone(), source })?;
+        let continued = append && file.metadata().is_ok_and(|metadata| metadata.len() > 0);
+        Ok(Self { name, out: Box::new(file), continued })
+    }
 }
 
 /// A sink at work on a thread of its own.
@@ -143,7 +208,7 @@ fn drain(sink: &mut dyn Sink, subscription: &Subscription, telemetry: &Telemetry
         }
         telemetry.stats().record(Stage::Latency, report.taken.elapsed());
     }
-    sink.flush()
+    sink.finish()
 }
 
 /// Waits until every sink has written what was queued, or `patience` is over. The hub must be closed.
@@ -161,4 +226,21 @@ pub fn finish(sinks: Vec<Running>, patience: Duration) -> Result<(), SinkError> 
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_given_is_what_is_shown() {
+        for text in ["jsonl", "jsonl:a.jsonl", "csv", "csv:C:/x.csv", "mqtt://broker/home/desk?rate=2"] {
+            assert_eq!(text.parse::<SinkSpec>().unwrap().to_string(), text);
+        }
+        for (text, hint) in [("xml", "csv:FILE"), ("csv:", "csv:FILE"), ("mqtts://broker/home", "TLS")] {
+            let error = text.parse::<SinkSpec>().unwrap_err();
+            assert!(error.contains(hint), "{text}: {error}");
+        }
+    }
 }

@@ -1,0 +1,50 @@
+//! `edge check`: whether this machine can run.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use semblance_edge::check::{self, CheckOptions};
+use semblance_edge::sink::SinkSpec;
+
+use super::{OutParser, PipelineArgs, StateArgs, bundle_dir};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  edge check                                       ok, warn or FAIL on every line; exit status 1 where one fails
+  edge check --out csv:/data/out.csv --json        that output's disk, too; one JSON object";
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Outputs to look at, as for run
+    #[arg(long, env = "SEMBLANCE_OUT", hide_env_values = true, value_parser = OutParser)]
+    out: Vec<SinkSpec>,
+
+    #[command(flatten)]
+    state: StateArgs,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+}
+
+/// Everything that is wrong stands in the report.
+pub(crate) fn command(args: &CheckArgs) -> ExitCode {
+    let bundle = bundle_dir(args.pipeline.bundle.as_deref()).map_err(|e| e.to_string());
+    let state_dir = args.state.dir();
+    let report = check::check(&CheckOptions {
+        bundle: bundle.as_deref().map_err(String::as_str),
+        follow: args.pipeline.follow_options(),
+        outputs: &args.out,
+        state_dir: &state_dir,
+    });
+    if args.json {
+        println!("{}", serde_json::json!(report));
+    } else {
+        report.checks.iter().for_each(|finding| println!("{finding}"));
+    }
+    if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+

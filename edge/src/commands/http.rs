@@ -1,0 +1,89 @@
+//! The options of the HTTP server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+use semblance_edge::http::{self, About, HttpError, HttpOptions, Server};
+use semblance_edge::run::Shared;
+
+use super::StateArgs;
+
+/// The HTTP server.
+#[derive(Debug, Args)]
+pub(crate) struct HttpArgs {
+    /// Address of the dashboard and the HTTP API, or off; beyond this machine a token is asked for [default: 127.0.0.1:8017
+    /// for live sources, off for recordings]
+    #[arg(long, value_name = "ADDR", env = "SEMBLANCE_HTTP")]
+    http: Option<HttpChoice>,
+
+    /// A further name that the server may be called by, as camera.local; may be given several times
+    #[arg(long, value_name = "NAME", env = "SEMBLANCE_HTTP_HOST", value_delimiter = ',')]
+    http_host: Vec<String>,
+
+    /// An origin, as https://example.org, whose pages may read from the server; may be given several times
+    #[arg(long, value_name = "ORIGIN", env = "SEMBLANCE_CORS", value_delimiter = ',')]
+    cors: Vec<String>,
+
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HttpChoice {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for HttpChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "off" => Ok(Self::Off),
+            Ok(addr) => Ok(Self::At(addr)),
+            Err(_) => {
+                Err("give an address with a port, as 127.0.0.1:8017 or 0.0.0.0:8017, or off".to_owned())
+            }
+        }
+    }
+}
+
+impl HttpArgs {
+    /// Starts the server, where one is asked for or usual. Where nobody asked, that there is none is no failure.
+    pub(crate) fn start(&self, live: bool, shared: &Arc<Shared>, about: About) -> anyhow::Result<Option<Server>> {
+        let (addr, asked) = match self.http {
+            Some(HttpChoice::At(addr)) => (addr, true),
+            None if live => (http::DEFAULT_ADDR, false),
+            None | Some(HttpChoice::Off) => return Ok(None),
+        };
+        let options = HttpOptions {
+            state_dir: Some(self.state.dir()),
+            allowed_hosts: self.http_host.clone(),
+            cors_origins: self.cors.clone(),
+            keeps_run: asked,
+            ..HttpOptions::new(addr)
+        };
+        let server = match Server::start(&options, Arc::clone(shared), about) {
+            Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
+                eprintln!("edge: no dashboard: {error}");
+                return Ok(None);
+            }
+            server => server?,
+        };
+        match server.token_file() {
+            None => eprintln!("edge: dashboard at http://{}/", server.local_addr()),
+            Some(file) => {
+                let file = file.display();
+                eprintln!(
+                    "edge: dashboard at http://{}/?token=TOKEN, TOKEN is in {file}",
+                    server.local_addr()
+                );
+            }
+        }
+        Ok(Some(server))
+    }
+}
+
