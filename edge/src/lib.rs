@@ -1,10 +1,11 @@
 //! Reads faces from a source in real time and publishes predictions.
 //!
 //! [`source`] gives frames, [`pipeline`] turns each into [`prediction`]s, the [`hub`] hands them to every [`sink`], [`run`]
-//! joins them and keeps [`stats`] and [`telemetry`].
+//! joins them and keeps [`stats`] and [`telemetry`], which [`http`] shows.
 
 pub mod bench;
 pub mod governor;
+pub mod http;
 pub mod hub;
 pub mod mailbox;
 pub mod pipeline;

@@ -1,7 +1,9 @@
 //! The `edge` program.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use semblance_edge::bench::BenchReport;
+use semblance_edge::http::{self, About, HttpError, HttpOptions, Labels, Server};
 use semblance_edge::hub::Overflow;
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{RunOptions, Shared};
@@ -45,6 +48,7 @@ Examples:
   edge run --source clip.mp4                      predictions on standard output, a summary on standard error
   edge run --source photo.jpg                     one picture
   edge run --source frames/ --out jsonl:out.jsonl a folder of pictures, in the order of their names
+  edge run --source demo --http 0.0.0.0:8017      the dashboard for the whole house, with a token
   edge run --source clip.mp4 --max-frames 100 | jq .expression.label";
 
 const BENCH_EXAMPLES: &str = "\
@@ -83,10 +87,13 @@ enum FinderArg {
 
 impl PipelineArgs {
     fn open(&self) -> anyhow::Result<Pipeline> {
-        let bundle = self.bundle()?;
+        self.open_on(&self.bundle()?)
+    }
+
+    fn open_on(&self, bundle: &Bundle) -> anyhow::Result<Pipeline> {
         let at = || bundle.dir().display().to_string();
-        let follower = Follower::from_bundle(&bundle, &self.follow_options()).with_context(at)?;
-        Ok(Pipeline::new(&bundle, follower)?)
+        let follower = Follower::from_bundle(bundle, &self.follow_options()).with_context(at)?;
+        Ok(Pipeline::new(bundle, follower)?)
     }
 
     fn bundle(&self) -> anyhow::Result<Bundle> {
@@ -155,7 +162,96 @@ struct RunArgs {
     landmarks: bool,
 
     #[command(flatten)]
+    http: HttpArgs,
+
+    #[command(flatten)]
     pipeline: PipelineArgs,
+}
+
+/// The HTTP server.
+#[derive(Debug, Args)]
+struct HttpArgs {
+    /// Address of the dashboard and the HTTP API, or off; beyond this machine a token is asked for [default: 127.0.0.1:8017
+    /// for live sources, off for recordings]
+    #[arg(long, value_name = "ADDR", env = "SEMBLANCE_HTTP")]
+    http: Option<HttpChoice>,
+
+    /// A further name that the server may be called by, as camera.local; may be given several times
+    #[arg(long, value_name = "NAME", env = "SEMBLANCE_HTTP_HOST", value_delimiter = ',')]
+    http_host: Vec<String>,
+
+    /// An origin, as https://example.org, whose pages may read from the server; may be given several times
+    #[arg(long, value_name = "ORIGIN", env = "SEMBLANCE_CORS", value_delimiter = ',')]
+    cors: Vec<String>,
+
+    /// Folder for what is kept, the token [default: systemd's state folder, or ~/.local/state/semblance]
+    #[arg(long, value_name = "DIR", env = "SEMBLANCE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HttpChoice {
+    Off,
+    At(SocketAddr),
+}
+
+impl FromStr for HttpChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "off" => Ok(Self::Off),
+            Ok(addr) => Ok(Self::At(addr)),
+            Err(_) => {
+                Err("give an address with a port, as 127.0.0.1:8017 or 0.0.0.0:8017, or off".to_owned())
+            }
+        }
+    }
+}
+
+impl HttpArgs {
+    /// Starts the server, where one is asked for or usual. Where nobody asked, that there is none is no failure.
+    fn start(&self, live: bool, shared: &Arc<Shared>, about: About) -> anyhow::Result<Option<Server>> {
+        let (addr, asked) = match self.http {
+            Some(HttpChoice::At(addr)) => (addr, true),
+            None if live => (http::DEFAULT_ADDR, false),
+            None | Some(HttpChoice::Off) => return Ok(None),
+        };
+        let options = HttpOptions {
+            state_dir: self.state_dir.clone().or_else(default_state_dir),
+            allowed_hosts: self.http_host.clone(),
+            cors_origins: self.cors.clone(),
+            keeps_run: asked,
+            ..HttpOptions::new(addr)
+        };
+        let server = match Server::start(&options, Arc::clone(shared), about) {
+            Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
+                eprintln!("edge: no dashboard: {error}");
+                return Ok(None);
+            }
+            server => server?,
+        };
+        match server.token_file() {
+            None => eprintln!("edge: dashboard at http://{}/", server.local_addr()),
+            Some(file) => {
+                let file = file.display();
+                eprintln!(
+                    "edge: dashboard at http://{}/?token=TOKEN, TOKEN is in {file}",
+                    server.local_addr()
+                );
+            }
+        }
+        Ok(Some(server))
+    }
+}
+
+/// Where a service or a user keeps state.
+fn default_state_dir() -> Option<PathBuf> {
+    let dir = |name| std::env::var_os(name).filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    // systemd gives a list where a unit has several; ours has one.
+    dir("STATE_DIRECTORY")
+        .or_else(|| Some(dir("XDG_STATE_HOME")?.join("semblance")))
+        .or_else(|| Some(dir("HOME")?.join(".local/state/semblance")))
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -194,8 +290,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 fn run_command(args: &RunArgs) -> anyhow::Result<()> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
-    let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
-    let shared = Shared::default();
+    let bundle = args.pipeline.bundle()?;
+    let mut pipeline =
+        args.pipeline.open_on(&bundle)?.with_landmarks(args.landmarks).with_smoothing(smoothing);
+    let shared = Arc::new(Shared::default());
     let options = SourceOptions { play_fps: args.play_fps };
     let source = source::open(&args.source, &options, &shared.telemetry)?;
     let overflow = match source.pace() {
@@ -211,6 +309,16 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
                 .context("cannot start a thread")?,
         );
     }
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        bundle: bundle.manifest().name.clone(),
+        source: args.source.clone(),
+        labels: Labels::from(pipeline.heads()),
+        user: None,
+    };
+    drop(bundle);
+    let live = source.pace() == Pace::Live && args.play_fps.is_none();
+    let server = args.http.start(live, &shared, about)?;
     let stop = Arc::new(AtomicBool::new(false));
     let on_signal = Arc::clone(&stop);
     ctrlc::set_handler(move || on_signal.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
@@ -224,6 +332,7 @@ fn run_command(args: &RunArgs) -> anyhow::Result<()> {
     let result = run::run(source, &mut pipeline, &shared, &options, &stop);
     shared.hub.close();
     let finished = sink::finish(sinks, DRAIN);
+    drop(server);
     let stats = shared.telemetry.stats();
     if stats.frames > 0 || result.is_ok() {
         eprintln!("{}", stats.summary(start.elapsed()));

@@ -107,6 +107,11 @@ impl Pipeline {
         self
     }
 
+    /// The heads that it reads embeddings with.
+    pub fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
     /// Frames from one run of the finder to the next, from the next frame on.
     pub fn set_find_every(&mut self, frames: u32) {
         self.follower.set_find_every(frames);
