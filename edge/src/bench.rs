@@ -38,7 +38,7 @@ impl<'a> BenchReport<'a> {
 
 /// Percentiles of every stage that ran.
 #[derive(Debug)]
-pub struct Stages<'a>(&'a Stats);
+pub struct Stages<'a>(pub(crate) &'a Stats);
 
 impl Serialize for Stages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -96,6 +96,8 @@ struct Queue {
     /// To make room.
     oldest: Receiver<Arc<FrameReport>>,
     overflow: Overflow,
+    /// Whether the run goes on for its reader's sake.
+    counts: bool,
     stats: Arc<QueueStats>,
 }
 
@@ -104,7 +106,7 @@ struct Queue {
 pub struct Hub {
     queues: Mutex<Vec<Queue>>,
     closed: AtomicBool,
-    /// Whether anybody ever subscribed.
+    /// Whether anybody ever subscribed, those who only watch aside.
     known: AtomicBool,
 }
 
@@ -114,6 +116,15 @@ const PATIENCE: Duration = Duration::from_millis(100);
 impl Hub {
     /// A queue of at most `capacity` reports for a sink of this name. On a hub that is closed, it is at its end at once.
     pub fn subscribe(&self, name: &str, capacity: usize, overflow: Overflow) -> Subscription {
+        self.enrol(name, capacity, overflow, true)
+    }
+
+    /// A queue that drops its oldest, for somebody for whose sake alone no run goes on.
+    pub fn watch(&self, name: &str, capacity: usize) -> Subscription {
+        self.enrol(name, capacity, Overflow::DropOldest, false)
+    }
+
+    fn enrol(&self, name: &str, capacity: usize, overflow: Overflow, counts: bool) -> Subscription {
         let (sender, reports) = bounded(capacity.max(1));
         let stats = Arc::new(QueueStats {
             name: name.to_owned(),
@@ -125,8 +136,8 @@ impl Hub {
         let subscription = Subscription { reports: reports.clone(), stats: Arc::clone(&stats) };
         let mut queues = self.queues();
         if !self.closed.load(Ordering::Relaxed) {
-            self.known.store(true, Ordering::Relaxed);
-            queues.push(Queue { sender, oldest: reports, overflow, stats });
+            self.known.fetch_or(counts, Ordering::Relaxed);
+            queues.push(Queue { sender, oldest: reports, overflow, counts, stats });
         }
         subscription
     }
@@ -136,9 +147,10 @@ impl Hub {
         self.queues().retain(|queue| queue.put(Arc::clone(report), stop));
     }
 
-    /// Whether all who subscribed have left.
+    /// Whether all who subscribed have left, those who only watch aside.
     pub fn is_deserted(&self) -> bool {
-        self.known.load(Ordering::Relaxed) && self.queues().iter().all(|queue| queue.stats.closed())
+        let left = |queue: &Queue| !queue.counts || queue.stats.closed();
+        self.known.load(Ordering::Relaxed) && self.queues().iter().all(left)
     }
 
     /// No report will follow: readers get what is queued, then the end.

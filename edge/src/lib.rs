@@ -1,12 +1,13 @@
 //! Reads faces from a source in real time and publishes predictions.
 //!
 //! [`source`] gives frames, [`pipeline`] turns each into [`prediction`]s, the [`hub`] hands them to every [`sink`], [`run`]
-//! joins them and keeps [`stats`] and [`telemetry`].
+//! joins them and keeps [`stats`] and [`telemetry`], which [`http`] shows.
 
 pub mod bench;
 pub mod cameras;
 pub mod check;
 pub mod governor;
+pub mod http;
 pub mod hub;
 pub mod logging;
 pub mod mailbox;

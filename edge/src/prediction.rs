@@ -9,10 +9,11 @@ use semblance_face::landmarks::LANDMARKS;
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeStruct, Serializer};
 
-/// What predictions of a run can hold, for sinks that have to know before the first one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What predictions of a run can hold, for those who have to know before the first one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Labels {
     /// The bundle's name.
+    #[serde(skip)]
     pub bundle: String,
     /// Expressions, in the order of the head; empty where there is none.
     pub expression: Vec<String>,

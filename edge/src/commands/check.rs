@@ -47,4 +47,3 @@ pub(crate) fn command(args: &CheckArgs) -> ExitCode {
     }
     if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
-

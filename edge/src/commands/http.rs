@@ -1,7 +1,6 @@
 //! The options of the HTTP server.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -53,7 +52,12 @@ impl FromStr for HttpChoice {
 
 impl HttpArgs {
     /// Starts the server, where one is asked for or usual. Where nobody asked, that there is none is no failure.
-    pub(crate) fn start(&self, live: bool, shared: &Arc<Shared>, about: About) -> anyhow::Result<Option<Server>> {
+    pub(crate) fn start(
+        &self,
+        live: bool,
+        shared: &Arc<Shared>,
+        about: About,
+    ) -> anyhow::Result<Option<Server>> {
         let (addr, asked) = match self.http {
             Some(HttpChoice::At(addr)) => (addr, true),
             None if live => (http::DEFAULT_ADDR, false),
@@ -86,4 +90,3 @@ impl HttpArgs {
         Ok(Some(server))
     }
 }
-

@@ -270,7 +270,7 @@ mod tests {
     /// Writes the reports and reads the rows back.
     fn rows(labels: &Labels, reports: &[FrameReport]) -> Vec<BTreeMap<String, String>> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let mut sink = CsvSink::open(Some(file.path()), labels).unwrap();
+        let mut sink = CsvSink::open(Some(file.path()), labels, false).unwrap();
         reports.iter().for_each(|report| sink.write(report).unwrap());
         sink.finish().unwrap();
         csv::Reader::from_path(file.path()).unwrap().deserialize().map(Result::unwrap).collect()
@@ -280,7 +280,7 @@ mod tests {
     fn columns_are_openfaces_in_its_order_and_then_ours() {
         let plain = Labels { landmarks: false, ..labels() };
         let file = tempfile::NamedTempFile::new().unwrap();
-        CsvSink::open(Some(file.path()), &plain).unwrap().finish().unwrap();
+        CsvSink::open(Some(file.path()), &plain, false).unwrap().finish().unwrap();
         assert_eq!(
             std::fs::read_to_string(file.path()).unwrap().trim_end(),
             "frame,face_id,timestamp,confidence,success,pose_Rx,pose_Ry,pose_Rz,AU01_r,AU12_r,AU01_c,AU12_c,\

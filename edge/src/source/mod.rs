@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use semblance_face::frame::{PICTURE_EXTENSIONS, is_picture};
-use semblance_face::video::{VideoError, VideoReader};
+use semblance_face::video::{VideoError, VideoReader, public_url};
 use semblance_face::{Frame, FrameError};
 use semblance_synth::SynthError;
 use thiserror::Error;
@@ -233,6 +233,11 @@ pub fn open(
         Some(fps) if source.pace() == Pace::Recorded => Box::new(paced::Paced::new(source, fps)),
         _ => source,
     })
+}
+
+/// What a source may be called where others read it: a URL without what may be secret in it.
+pub fn public_name(spec: &str) -> String {
+    if stream::is_url(spec) { public_url(spec) } else { spec.to_owned() }
 }
 
 /// Whether a path names a device, or would if it were there.

@@ -1,0 +1,299 @@
+//! What `/v1/state` and `/healthz` tell: counts, rates and latencies, and what is wrong.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::bench::Stages;
+use crate::governor::Pressure;
+use crate::prediction::FrameReport;
+use crate::prediction::Labels;
+use crate::run::Shared;
+use crate::telemetry::SourceState;
+
+/// What a run is, as far as it does not change.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct About {
+    /// The program's version.
+    pub version: String,
+    /// The source as it was asked for.
+    pub source: String,
+    /// What predictions can hold, and the bundle's name.
+    pub labels: Labels,
+    /// Whose face is predicted on, where that was said.
+    pub user: Option<String>,
+}
+
+/// Rates are taken over so many samples, one a second.
+const SAMPLES: usize = 5;
+/// A pipeline that did not look for work for so long is stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// Counts at one time.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Instant,
+    frames: u64,
+    captured: u64,
+}
+
+/// Watches a run.
+#[derive(Debug)]
+pub(super) struct Monitor {
+    shared: Arc<Shared>,
+    about: About,
+    samples: Mutex<VecDeque<Sample>>,
+    /// Width and height of the latest frame, in one word; 0 before there is one.
+    size: AtomicU64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct State<'a> {
+    version: &'a str,
+    uptime_s: f64,
+    bundle: &'a str,
+    labels: &'a Labels,
+    user: Option<&'a str>,
+    source: Source,
+    frames: u64,
+    faces: u64,
+    pub(super) fps: f64,
+    pub(super) capture_fps: f64,
+    latency_ms: serde_json::Value,
+    pressure: Pressure,
+    outputs: Vec<Output>,
+    failed_outputs: Vec<FailedOutput>,
+    memory_rss_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Source {
+    spec: String,
+    state: SourceState,
+    detail: String,
+    size: Option<[u32; 2]>,
+    captured: u64,
+    missed: u64,
+    damaged: u64,
+    replaced: u64,
+    reopened: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Output {
+    name: String,
+    delivered: u64,
+    dropped: u64,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct FailedOutput {
+    name: String,
+    reason: String,
+}
+
+impl Monitor {
+    pub(super) fn new(shared: Arc<Shared>, about: About) -> Self {
+        Self { shared, about, samples: Mutex::default(), size: AtomicU64::new(0) }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(super) fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Notes the counts, for rates. To be called once a second.
+    pub(super) fn sample(&self) {
+        let sample = self.now();
+        let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(sample);
+    }
+
+    /// Notes what a frame tells beyond its faces.
+    pub(super) fn saw(&self, report: &FrameReport) {
+        let [width, height] = report.size;
+        self.size.store(u64::from(width) << 32 | u64::from(height), Ordering::Relaxed);
+    }
+
+    /// Frames a second of late: processed, and captured.
+    pub(super) fn rates(&self) -> [f64; 2] {
+        let oldest = self.samples.lock().unwrap_or_else(PoisonError::into_inner).front().copied();
+        let now = self.now();
+        oldest.map_or([0.0; 2], |oldest| {
+            let seconds = now.at.duration_since(oldest.at).as_secs_f64().max(1e-3);
+            [now.frames - oldest.frames, now.captured - oldest.captured]
+                .map(|frames| (frames as f64 / seconds * 100.0).round() / 100.0)
+        })
+    }
+
+    fn now(&self) -> Sample {
+        let telemetry = &self.shared.telemetry;
+        let frames = telemetry.stats().frames;
+        Sample { at: Instant::now(), frames, captured: telemetry.source.captured() }
+    }
+
+    pub(super) fn state(&self) -> State<'_> {
+        let (telemetry, about) = (&self.shared.telemetry, &self.about);
+        let [fps, capture_fps] = self.rates();
+        let (frames, faces, latency_ms) = {
+            let stats = telemetry.stats();
+            (stats.frames, stats.faces, serde_json::to_value(Stages(&stats)).unwrap_or_default())
+        };
+        let (state, detail) = telemetry.source.state();
+        let size = self.size.load(Ordering::Relaxed);
+        State {
+            version: &about.version,
+            uptime_s: telemetry.started.elapsed().as_millis() as f64 / 1000.0,
+            bundle: &about.labels.bundle,
+            labels: &about.labels,
+            user: about.user.as_deref(),
+            source: Source {
+                spec: without_credentials(&about.source),
+                state,
+                detail: without_credentials(&detail),
+                size: (size > 0).then_some([(size >> 32) as u32, size as u32]),
+                captured: telemetry.source.captured(),
+                missed: telemetry.source.missed(),
+                damaged: telemetry.source.damaged(),
+                replaced: telemetry.replaced(),
+                reopened: telemetry.source.reopened(),
+            },
+            frames,
+            faces,
+            fps,
+            capture_fps,
+            latency_ms,
+            pressure: telemetry.pressure(),
+            outputs: self.outputs().collect(),
+            failed_outputs: telemetry
+                .failed_sinks()
+                .into_iter()
+                .map(|(name, reason)| FailedOutput {
+                    name: without_credentials(&name),
+                    reason: without_credentials(&reason),
+                })
+                .collect(),
+            memory_rss_bytes: rss_bytes(),
+        }
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = Output> {
+        self.shared.hub.stats().into_iter().map(|stats| Output {
+            name: without_credentials(&stats.name),
+            delivered: stats.delivered(),
+            dropped: stats.dropped(),
+            problem: stats.problem().map(|problem| without_credentials(&problem)),
+        })
+    }
+
+    /// What is wrong, in words; empty where nothing is.
+    pub(super) fn ailments(&self) -> Vec<String> {
+        let telemetry = &self.shared.telemetry;
+        let (state, detail) = telemetry.source.state();
+        let mut ailments = Vec::new();
+        match state {
+            SourceState::Live | SourceState::Ended => {}
+            state => ailments.push(format!("source {}: {}", state.name(), without_credentials(&detail))),
+        }
+        for (name, reason) in telemetry.failed_sinks() {
+            ailments.push(without_credentials(&format!("output {name} failed: {reason}")));
+        }
+        for output in self.outputs() {
+            if let Some(problem) = output.problem {
+                ailments.push(format!("output {}: {problem}", output.name));
+            }
+        }
+        let silent = telemetry.since_beat();
+        if state != SourceState::Ended && silent > STUCK {
+            ailments.push(format!("the pipeline has been stuck for {} s", silent.as_secs()));
+        }
+        ailments
+    }
+}
+
+/// A text without the user names and passwords that its URLs carry.
+pub(super) fn without_credentials(text: &str) -> String {
+    let mut rest = text;
+    let mut clean = String::with_capacity(text.len());
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        clean.push_str(before);
+        let authority = after.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(after.len());
+        rest = match after[..authority].rfind('@') {
+            Some(end) => {
+                clean.push_str("***@");
+                &after[end + 1..]
+            }
+            None => after,
+        };
+    }
+    clean + rest
+}
+
+/// Resident memory of this process, where the system tells.
+pub(super) fn rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn credentials_are_not_told() {
+        for (text, clean) in [
+            ("demo", "demo"),
+            ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),
+            ("rtsp://me:se/c@10.0.0.7/live", "rtsp://me:se/c@10.0.0.7/live"),
+            ("rtsp://me:p@ss@10.0.0.7/a@b", "rtsp://***@10.0.0.7/a@b"),
+            ("mqtt://u:p@h: refused; mqtt://v@i", "mqtt://***@h: refused; mqtt://***@i"),
+        ] {
+            assert_eq!(without_credentials(text), clean);
+        }
+    }
+
+    #[test]
+    fn a_run_is_ill_while_its_source_or_an_output_is() {
+        let shared = Arc::new(Shared::default());
+        let monitor = Monitor::new(Arc::clone(&shared), About::default());
+        let source = &shared.telemetry.source;
+        assert!(monitor.ailments()[0].contains("starting"));
+        source.set(SourceState::Live, "demo");
+        assert_eq!(monitor.ailments(), [""; 0]);
+        source.set(SourceState::Gone, "/dev/video0 was unplugged");
+        assert_eq!(monitor.ailments(), ["source gone: /dev/video0 was unplugged"]);
+        source.set(SourceState::Ended, "demo");
+        let mqtt = shared.hub.subscribe("mqtt", 1, crate::hub::Overflow::DropOldest);
+        assert_eq!(monitor.ailments(), [""; 0]);
+        mqtt.stats().set_problem(Some("no broker at h".to_owned()));
+        shared.telemetry.sink_failed("jsonl:x", "disk full");
+        assert_eq!(monitor.ailments(), ["output jsonl:x failed: disk full", "output mqtt: no broker at h"]);
+    }
+
+    #[test]
+    fn rates_are_those_of_late() {
+        let shared = Arc::new(Shared::default());
+        let monitor = Monitor::new(Arc::clone(&shared), About::default());
+        assert_eq!(monitor.rates(), [0.0; 2]);
+        monitor.sample();
+        shared.telemetry.stats().frames += 50;
+        shared.telemetry.source.count_captured();
+        std::thread::sleep(Duration::from_millis(100));
+        let [fps, captured] = monitor.rates();
+        assert!(fps > 50.0 && fps <= 500.0 && captured > 1.0 && captured <= 10.0, "{fps} {captured}");
+    }
+}

@@ -1,0 +1,216 @@
+//! A running `edge` with its HTTP server, and a client that sends exactly what it is told to.
+
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+pub fn edge(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
+    let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default");
+    command.args(args).env("SEMBLANCE_BUNDLE", bundle).env_remove("SEMBLANCE_HTTP");
+    command
+}
+
+/// `edge run` on the demo, until this is dropped.
+pub struct Serving {
+    pub child: Child,
+    pub addr: SocketAddr,
+    pub dir: tempfile::TempDir,
+    ip: String,
+    args: Vec<String>,
+}
+
+impl Serving {
+    /// Listens on a free port of `ip`; predictions go to [`Self::jsonl`].
+    pub fn start(ip: &str, args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let (child, port) = launch(&format!("{ip}:0"), &dir, &args);
+        let reached = if ip == "0.0.0.0" { "127.0.0.1" } else { ip };
+        let addr = SocketAddr::new(reached.parse().unwrap(), port);
+        Self { child, addr, dir, ip: ip.to_owned(), args }
+    }
+
+    /// Ends it and starts it again, two seconds later, at the same address.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        std::thread::sleep(Duration::from_secs(2));
+        let at = format!("{}:{}", self.ip, self.addr.port());
+        self.child = launch(&at, &self.dir, &self.args).0;
+    }
+
+    pub fn jsonl(&self) -> PathBuf {
+        self.dir.path().join("out.jsonl")
+    }
+
+    pub fn token_file(&self) -> PathBuf {
+        self.dir.path().join("state/http-token")
+    }
+
+    pub fn state(&self) -> Value {
+        get(self.addr, "/v1/state", &[]).json()
+    }
+
+    /// Waits until frames are processed.
+    pub fn wait_for_frames(&self) {
+        while self.state()["frames"].as_u64().unwrap() < 3 || self.state()["source"]["size"].is_null() {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts the program, and waits until it says where it listens.
+fn launch(at: &str, dir: &tempfile::TempDir, args: &[String]) -> (Child, u16) {
+    let out = format!("jsonl:{}", dir.path().join("out.jsonl").display());
+    let mut child = edge(&["run", "--source", "demo", "--out", &out, "--http", at])
+        .arg("--state-dir")
+        .arg(dir.path().join("state"))
+        .args(args)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut messages = BufReader::new(child.stderr.take().unwrap());
+    let mut all = String::new();
+    let port = loop {
+        let mut line = String::new();
+        assert!(messages.read_line(&mut line).unwrap() > 0, "it ended: {all}");
+        all += &line;
+        if let Some((_, url)) = line.split_once("dashboard at http://") {
+            break url.split('/').next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
+        }
+    };
+    // What follows is read, so that the pipe never fills.
+    std::thread::spawn(move || std::io::copy(&mut messages, &mut std::io::sink()));
+    (child, port)
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+pub fn connect(addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream
+}
+
+/// Sends bytes and reads an answer's head; `None` where the connection was closed without one.
+pub fn exchange(addr: SocketAddr, request: &[u8]) -> Option<(Answer, BufReader<TcpStream>)> {
+    let mut stream = connect(addr);
+    // A server that has seen enough may close before it has all.
+    let _ = stream.write_all(request);
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        match reader.read_line(&mut line) {
+            Ok(0) | Err(_) => return None,
+            Ok(_) if line == "\r\n" => break,
+            Ok(_) => lines.push(line.trim_end().to_owned()),
+        }
+    }
+    let status = lines[0].split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines[1..]
+        .iter()
+        .map(|line| line.split_once(": ").unwrap())
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    Some((Answer { status, headers, body: Vec::new() }, reader))
+}
+
+/// An answer as a whole; of a stream without end, its head.
+pub fn ask(addr: SocketAddr, request: &[u8]) -> Option<Answer> {
+    let (mut answer, mut reader) = exchange(addr, request)?;
+    if let Some(length) = answer.header("content-length").map(|v| v.parse().unwrap()) {
+        answer.body = vec![0; length];
+        reader.read_exact(&mut answer.body).unwrap();
+    }
+    Some(answer)
+}
+
+/// A request in full, with a Host header unless `headers` has one.
+pub fn request(method: &str, addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\n");
+    if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        text += &format!("Host: {addr}\r\n");
+    }
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    (text + "\r\n").into_bytes()
+}
+
+pub fn get(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
+    ask(addr, &request("GET", addr, path, headers)).unwrap()
+}
+
+/// Events of a stream: kind and data of each, comments as kind `:`. Read through an HTTP client of another make.
+pub struct SseClient(BufReader<ureq::BodyReader<'static>>);
+
+impl SseClient {
+    pub fn open(addr: SocketAddr, path: &str) -> Self {
+        let response = ureq::get(format!("http://{addr}{path}")).call().unwrap();
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        Self(BufReader::new(response.into_body().into_reader()))
+    }
+}
+
+impl Iterator for SseClient {
+    type Item = (String, String);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (mut kind, mut data) = (String::new(), String::new());
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).unwrap_or(0) == 0 {
+                return None;
+            }
+            let line = line.strip_suffix('\n').unwrap();
+            if let Some(comment) = line.strip_prefix(':') {
+                (kind, data) = (":".to_owned(), comment.trim().to_owned());
+            } else if let Some((field, value)) = line.split_once(": ") {
+                match field {
+                    "event" => value.clone_into(&mut kind),
+                    "data" => value.clone_into(&mut data),
+                    other => assert_eq!(other, "retry"),
+                }
+            } else if !kind.is_empty() {
+                assert_eq!(line, "");
+                return Some((kind, data));
+            }
+        }
+    }
+}
