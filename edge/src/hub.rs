@@ -325,4 +325,16 @@ mod tests {
         hub.close();
         assert!(hub.subscribe("late", 1, Overflow::Wait).recv().is_none());
     }
+
+    #[test]
+    fn for_a_watchers_sake_no_run_goes_on() {
+        let (hub, never) = (Hub::default(), AtomicBool::new(false));
+        let watcher = hub.watch("http", 2);
+        assert!(!hub.is_deserted(), "nobody came yet");
+        let reader = hub.subscribe("jsonl", 2, Overflow::DropOldest);
+        hub.publish(&Arc::default(), &never);
+        assert!(!hub.is_deserted() && watcher.try_recv().is_some());
+        drop(reader);
+        assert!(hub.is_deserted());
+    }
 }

@@ -421,7 +421,7 @@ fn malformed_huge_and_climbing_requests_do_no_harm() {
     hostile.push(format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {long}\r\n\r\n").into_bytes());
     hostile
         .push(format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X: y\r\n".repeat(2000)).into_bytes());
-    hostile.push(long.clone().into_bytes());
+    hostile.push(long.into_bytes());
     // The first bytes of TLS, and noise.
     hostile.push(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec());
     let mut noise = 1u32;

@@ -151,7 +151,6 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            .thread_name("http worker")
             .build()
             .map_err(HttpError::Start)?;
         let listener = {
