@@ -36,7 +36,9 @@ mod rig {
             ["render", format, frames, file] => render(format, frames.parse()?, file),
             ["feed", file, device, fps] => feed(file, device, fps.parse()?),
             ["control", device, name, value] => control(device, name, value.parse()?),
-            _ => bail!("usage: camera_rig render FORMAT FRAMES FILE | feed FILE DEVICE FPS | control DEVICE NAME VALUE"),
+            _ => bail!(
+                "usage: camera_rig render FORMAT FRAMES FILE | feed FILE DEVICE FPS | control DEVICE NAME VALUE"
+            ),
         }
     }
 
@@ -116,9 +118,10 @@ mod rig {
         (format.stride, format.size) = (0, 0);
         let mut device = Device::with_path(device).context(device.to_owned())?;
         device.set_format(&format)?;
-        let start = Instant::now();
-        for (i, picture) in pictures.iter().cycle().enumerate() {
-            let due = start + Duration::from_secs_f64(i as f64 / fps);
+        let mut due = Instant::now();
+        for picture in pictures.iter().cycle() {
+            // Frames that are late, as after a stop, do not come in a rush.
+            due = (due + Duration::from_secs_f64(1.0 / fps)).max(Instant::now());
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             device.write_all(picture)?;
         }
