@@ -118,9 +118,10 @@ mod rig {
         (format.stride, format.size) = (0, 0);
         let mut device = Device::with_path(device).context(device.to_owned())?;
         device.set_format(&format)?;
-        let start = Instant::now();
-        for (i, picture) in pictures.iter().cycle().enumerate() {
-            let due = start + Duration::from_secs_f64(i as f64 / fps);
+        let mut due = Instant::now();
+        for picture in pictures.iter().cycle() {
+            // Frames that are late, as after a stop, do not come in a rush.
+            due = (due + Duration::from_secs_f64(1.0 / fps)).max(Instant::now());
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
             device.write_all(picture)?;
         }

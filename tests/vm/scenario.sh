@@ -32,6 +32,14 @@ lines() { wc -l < "$1"; }
 told() { [ "$(count "source $1:" "$2")" -ge "$3" ]; }
 is_degraded() { [ "$(($(count 'source frozen:' "$1") + $(count 'source gone:' "$1")))" -ge "$2" ]; }
 predicts_beyond() { [ "$(lines "$1")" -gt "$2" ]; }
+# Waits until nothing is predicted any more: one frame may be in work and one more wait when a camera stands still.
+settle() {
+    local last=-1
+    while [ "$(lines "$1")" != "$last" ]; do
+        last=$(lines "$1")
+        sleep 4
+    done
+}
 gone() { ! "$@" 2> /dev/null; }
 load() {
     while read -r path; do
@@ -77,24 +85,25 @@ say "no camera"
 edge cameras > $out/none.txt
 edge run > $out/none.out 2> $out/none.log
 fact none.exit $?
+edge run --source /dev/video7 2> $out/missing.log
 
 say "MJPG at 30 fps through a loopback, computed on at 5 fps"
 loopback="video_nr=0 exclusive_caps=1 card_label=Rig"
 load v4l2loopback $loopback
 feed mjpg
 await feed.ready 10 captures 0
-start mjpg --source /dev/video0 --max-fps 5
 edge cameras --json > $out/cameras.json
-edge run --source /dev/video7 2> $out/missing.log
 edge run --source /dev/video0 --format nv12 2> $out/format.log
+start mjpg --source /dev/video0 --max-fps 5 --search-side 96
 await mjpg.first 20 predicts_beyond $out/mjpg.jsonl 0
-sleep 10
+sleep 5
+await mjpg.thirty 15 predicts_beyond $out/mjpg.jsonl 30
 fact mjpg.steady "$(lines $out/mjpg.jsonl)"
 
 say "the writer freezes"
 kill -STOP $feeder
 await mjpg.frozen 8 is_degraded $out/mjpg.log 1
-sleep 2
+settle $out/mjpg.jsonl
 before=$(lines $out/mjpg.jsonl)
 kill -CONT $feeder
 await mjpg.thawed 10 predicts_beyond $out/mjpg.jsonl "$before"
@@ -104,7 +113,7 @@ before=$(($(count 'source frozen:' $out/mjpg.log) + $(count 'source gone:' $out/
 kill -9 $feeder
 await mjpg.unplugged 8 is_degraded $out/mjpg.log $((before + 1))
 await mjpg.removed 10 unload v4l2loopback
-sleep 2
+settle $out/mjpg.jsonl
 before=$(lines $out/mjpg.jsonl)
 load v4l2loopback $loopback
 feed mjpg
@@ -118,7 +127,7 @@ await yuyv.removed 10 unload v4l2loopback
 load v4l2loopback $loopback
 feed yuyv
 await yuyv.ready 10 captures 0
-start yuyv --max-fps 5 --size 1280x720
+start yuyv --max-fps 5 --search-side 96 --size 1280x720
 await yuyv.first 20 predicts_beyond $out/yuyv.jsonl 0
 sleep 5
 stop
@@ -128,10 +137,10 @@ await yuyv.gone 10 unload v4l2loopback
 say "vivid: controls, dropped and damaged buffers, fatal errors, disconnect, another node"
 vivid="n_devs=1 node_types=0x1 num_inputs=1 input_types=0"
 load vivid $vivid vid_cap_nr=3
-start vivid --source /dev/video3 --fps 30 --max-fps 1 --control brightness=100
-edge run --source /dev/video3 2> $out/busy.log
 edge run --source /dev/video3 --control brightness=1000 2> $out/range.log
 edge run --source /dev/video3 --control zoooom=1 2> $out/control.log
+start vivid --source /dev/video3 --fps 30 --max-fps 1 --control brightness=100
+edge run --source /dev/video3 2> $out/busy.log
 camera_rig control /dev/video3 "Percentage of Dropped Buffers" 20
 sleep 4
 camera_rig control /dev/video3 "Percentage of Dropped Buffers" 0

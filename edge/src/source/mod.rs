@@ -3,6 +3,8 @@
 mod demo;
 mod files;
 mod jpeg;
+#[cfg(feature = "nokhwa")]
+mod nokhwa;
 mod paced;
 pub mod pixels;
 mod reader;
@@ -223,6 +225,15 @@ pub fn open(
     }
     if stream::is_url(spec) {
         return Ok(Box::new(stream::Stream::open(spec, telemetry)?));
+    }
+    if spec.starts_with("nokhwa:") {
+        #[cfg(feature = "nokhwa")]
+        return Ok(Box::new(nokhwa::NokhwaCamera::open(spec, options, telemetry)?));
+        #[cfg(not(feature = "nokhwa"))]
+        return Err(SourceError::Unsupported {
+            spec: spec.to_owned(),
+            reason: "this program was built without nokhwa (cargo build --features nokhwa)",
+        });
     }
     if spec == CAMERA || is_device(Path::new(spec)) {
         return open_camera(spec, options, telemetry);

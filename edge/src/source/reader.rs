@@ -24,11 +24,11 @@ enum Event {
 const CAPTURES: usize = 2;
 
 impl Reader {
-    /// Calls `read`, which may block, over and over on a thread of this name.
-    pub(super) fn start(
-        name: &str,
-        mut read: impl FnMut(&mut Capture) -> Result<Next, SourceError> + Send + 'static,
-    ) -> Result<Self, SourceError> {
+    /// Calls what `make` makes, which may block, over and over on a thread of this name.
+    pub(super) fn start<R>(name: &str, make: impl FnOnce() -> R + Send + 'static) -> Result<Self, SourceError>
+    where
+        R: FnMut(&mut Capture) -> Result<Next, SourceError>,
+    {
         let (sender, events) = bounded(1);
         let (spare, spares) = bounded(CAPTURES);
         for _ in 0..CAPTURES {
@@ -37,6 +37,7 @@ impl Reader {
             }
         }
         let work = move || {
+            let mut read = make();
             while let Ok(mut capture) = spares.recv() {
                 let event = loop {
                     match read(&mut capture) {

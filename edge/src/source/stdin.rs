@@ -51,15 +51,16 @@ impl Stdin {
                     clock,
                     telemetry: Arc::clone(telemetry),
                 };
-                let read = move |capture: &mut Capture| pictures.next(capture);
-                (Reader::start("stdin", read)?, "standard input, mjpg".to_owned())
+                let make = move || move |capture: &mut Capture| pictures.next(capture);
+                (Reader::start("stdin", make)?, "standard input, mjpg".to_owned())
             }
             (Some(PixelFormat::Raw(format)), Some((width, height))) => {
                 semblance_face::Frame::byte_len(width, height)
                     .map_err(|error| SourceError::Stdin(error.to_string()))?;
                 let mut pictures = Raw { input, layout: RawLayout::packed(format, width, height), clock };
                 let what = format!("standard input, {} {width}x{height}", PixelFormat::Raw(format));
-                (Reader::start("stdin", move |capture: &mut Capture| pictures.next(capture))?, what)
+                let make = move || move |capture: &mut Capture| pictures.next(capture);
+                (Reader::start("stdin", make)?, what)
             }
             (Some(format), None) => {
                 return Err(SourceError::Stdin(format!("{format} frames need their size: --size 640x480")));

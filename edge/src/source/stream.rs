@@ -61,7 +61,12 @@ impl Connection {
                 VideoNext::End => Next::End,
             })
         };
-        Ok(Self { reader: Reader::start("stream", read)?, stopper, last_frame: Instant::now(), start: None })
+        Ok(Self {
+            reader: Reader::start("stream", move || read)?,
+            stopper,
+            last_frame: Instant::now(),
+            start: None,
+        })
     }
 }
 

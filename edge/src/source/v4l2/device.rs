@@ -338,6 +338,11 @@ impl Stream {
         }))
     }
 
+    /// Buffers that there are.
+    pub(crate) fn buffers(&self) -> usize {
+        self.mappings.len()
+    }
+
     /// What a filled buffer holds.
     pub(crate) fn bytes(&self, filled: &Filled) -> &[u8] {
         let bytes = self.mappings.get(filled.index as usize).map_or(&[][..], Mapping::bytes);

@@ -45,7 +45,7 @@ pub(crate) struct Wanted {
 }
 
 /// The mode nearest to what is wanted: half of the rate missing counts as much as three times the pixels, in either
-/// direction. Of modes that are equally near, the one whose rate is nearest, then the one that is cheapest to read.
+/// direction, and a quarter of the rate a fourth of that. Of modes that are equally near, the one whose rate is nearest, then the one that is cheapest to read.
 pub(crate) fn choose(modes: &[Mode], wanted: &Wanted) -> Option<Mode> {
     let distance = |mode: &Mode| {
         let sides = [(mode.width, wanted.size.0), (mode.height, wanted.size.1)];
@@ -54,7 +54,7 @@ pub(crate) fn choose(modes: &[Mode], wanted: &Wanted) -> Option<Mode> {
         let missing = (1.0 - fps / wanted.fps).max(0.0);
         let cost = PixelFormat::ALL.iter().position(|&f| f == mode.format).unwrap_or(usize::MAX);
         // A rate that is not known comes behind the same one that is. Rounded, so that 29.97 counts as 30.
-        let near = ((size + 2.2 * missing) * 100.0).round();
+        let near = ((size + 4.4 * missing * missing) * 100.0).round();
         (near, (fps - wanted.fps).abs().round(), mode.interval.is_none(), cost)
     };
     modes
@@ -141,6 +141,12 @@ mod tests {
         // Unknown rates come last among equals.
         let unknown = [mode(NV12, (640, 480), 0), mode(YUYV, (640, 480), 30)];
         assert_eq!(chosen(&unknown, (640, 480), 30.0, None), Some(unknown[1]));
+    }
+
+    #[test]
+    fn a_little_of_the_rate_is_worth_less_than_the_size() {
+        let modes = [mode(NV12, (640, 360), 30), mode(NV12, (640, 480), 25)];
+        assert_eq!(chosen(&modes, (640, 480), 30.0, None), Some(modes[1]));
     }
 
     #[test]
