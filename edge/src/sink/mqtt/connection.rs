@@ -198,7 +198,9 @@ fn problem(spec: &MqttSpec, error: &ConnectionError, since: Duration) -> String 
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             "it closed the connection; does another client use this topic prefix?".to_owned()
         }
-        ConnectionError::NetworkTimeout | ConnectionError::FlushTimeout => "no answer".to_owned(),
+        ConnectionError::NetworkTimeout
+        | ConnectionError::FlushTimeout
+        | ConnectionError::MqttState(StateError::AwaitPingResp) => "no answer".to_owned(),
         other => other.to_string(),
     };
     format!("broker {broker} unreachable since {since} s: {reason}")
