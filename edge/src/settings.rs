@@ -158,7 +158,7 @@ impl Settings {
     }
 
     /// The settings of the subcommand `chosen` as a file that would set them, each with where it came from. What is not set
-    /// is told in a comment.
+    /// is told in a comment; passwords in URLs are not shown.
     pub fn describe(&self, chosen: &Command) -> String {
         let Some((_, sub)) = self.matches.subcommand() else { return String::new() };
         let mut lines = BTreeMap::new();
@@ -170,7 +170,7 @@ impl Settings {
                 .flatten()
                 .into_iter()
                 .flatten()
-                .map(|value| value.to_string_lossy().into_owned())
+                .map(|value| masked(&value.to_string_lossy()))
                 .collect();
             let text = match (arg.get_action(), values.as_slice()) {
                 (ArgAction::SetTrue, _) => sub.get_flag(id).to_string(),
@@ -188,6 +188,20 @@ impl Settings {
             let _ = writeln!(out, "{line}");
         }
         out
+    }
+}
+
+/// A URL without its password, anything else as it is.
+fn masked(text: &str) -> String {
+    let secret = || {
+        let start = text.find("://")? + 3;
+        let end = start + text[start..].rfind('@')?;
+        let colon = start + text[start..end].find(':')?;
+        Some((colon + 1, end))
+    };
+    match secret() {
+        Some((start, end)) => format!("{}***{}", &text[..start], &text[end..]),
+        None => text.to_owned(),
     }
 }
 
@@ -360,6 +374,14 @@ mod tests {
         let origins =
             |text: &str| text.lines().map(|l| l.split("  #").next().unwrap().to_owned()).collect::<Vec<_>>();
         assert_eq!(origins(&described(&again)), origins(&text));
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(masked("mqtt://me:s:e/c@broker/home?rate=2"), "mqtt://me:***@broker/home?rate=2");
+        for plain in ["mqtt://me@broker/home", "jsonl:a@b", "rtsp://camera:554/1", "demo"] {
+            assert_eq!(masked(plain), plain);
+        }
     }
 
     #[test]
