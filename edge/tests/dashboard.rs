@@ -179,6 +179,21 @@ fn wait_until_live(browser: &Browser) {
     browser.wait_for("document.querySelector('#picture').naturalWidth > 0");
 }
 
+/// Waits until so many clients look at the preview.
+fn wait_for_viewers(serving: &Serving, expected: u32) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let text = serving::get(serving.addr, "/metrics", &[]).text();
+        let viewers =
+            text.lines().find_map(|line| line.strip_prefix("semblance_http_preview_clients ")).unwrap();
+        if viewers.parse() == Ok(expected) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{viewers} clients look, not {expected}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn url(addr: SocketAddr) -> String {
     format!("http://{addr}/")
 }
@@ -198,12 +213,14 @@ fn predictions_move_and_the_console_is_silent() {
     browser.evaluate("document.querySelector('#preview').click()");
     browser.wait_for(drawn);
     assert_eq!(browser.evaluate("document.querySelector('#picture').getAttribute('src')"), Value::Null);
+    wait_for_viewers(&serving, 0);
     browser.evaluate("document.querySelector('#preview').click()");
     wait_until_live(&browser);
 
     // Paused it stands still; resumed it goes on.
+    wait_for_viewers(&serving, 1);
     browser.evaluate("document.querySelector('#pause').click()");
-    std::thread::sleep(Duration::from_millis(300));
+    wait_for_viewers(&serving, 0);
     let still = browser.evaluate(SHOWN);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(browser.evaluate(SHOWN), still);

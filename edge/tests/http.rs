@@ -591,7 +591,7 @@ fn stuck_clients_change_neither_the_output_nor_other_clients() {
     let mut client = SseClient::open(serving.addr, "/v1/stream?events=prediction");
     let mut measure = || {
         let (before, start) = (lines(), Instant::now());
-        let events = client.by_ref().take_while(|_| start.elapsed() < Duration::from_secs(3)).count();
+        let events = client.by_ref().take_while(|_| start.elapsed() < Duration::from_secs(5)).count();
         let seconds = start.elapsed().as_secs_f64();
         [(lines() - before) as f64 / seconds, events as f64 / seconds]
     };
@@ -609,8 +609,9 @@ fn stuck_clients_change_neither_the_output_nor_other_clients() {
         "lines and events a second: alone {alone:.1?}, beside {} stuck clients {beside:.1?}",
         stuck.len()
     );
+    // A queue that waited would bring either to nothing; what encoding the preview costs is allowed for.
     for (alone, beside) in alone.iter().zip(beside) {
-        assert!(beside > 0.8 * alone, "{alone:.1} a second before, {beside:.1} beside stuck clients");
+        assert!(beside > 0.6 * alone, "{alone:.1} a second before, {beside:.1} beside stuck clients");
     }
 }
 

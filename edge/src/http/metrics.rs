@@ -165,6 +165,12 @@ fn render(context: &Context) -> String {
     let failed = telemetry.failed_sinks().into_iter().map(|(name, _)| (without_credentials(&name), 0));
     text.labelled("output_up", "gauge", "Whether an output works.", "output", up.chain(failed));
     text.single("http_connections", "gauge", "Connections to this server.", context.guard.connections());
+    text.single(
+        "http_preview_clients",
+        "gauge",
+        "Clients that look at the preview.",
+        context.preview.viewers(),
+    );
     text.single("http_stream_clients", "gauge", "Clients that read events.", context.events.clients());
     if let Some(bytes) = rss_bytes() {
         text.single("resident_memory_bytes", "gauge", "Resident memory of the process.", bytes);

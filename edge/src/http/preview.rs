@@ -57,8 +57,13 @@ impl Frames {
         receiver
     }
 
+    /// Clients that look.
+    pub(super) fn viewers(&self) -> usize {
+        self.latest.receiver_count()
+    }
+
     fn is_wanted(&self) -> bool {
-        self.latest.receiver_count() > 0
+        self.viewers() > 0
     }
 }
 
