@@ -1,7 +1,7 @@
 # Runs in the guest. What happens to the cameras, and how long `edge` takes to notice, goes to /tmp/out/facts as lines of
 # name and value; check.py judges them on the host.
 out=/tmp/out
-export RUST_LOG=warn,semblance_edge=info,edge=info
+export RUST_LOG=warn,semblance_edge=debug,edge=debug
 export SEMBLANCE_BUNDLE=/bundle
 
 centis() { cut -d' ' -f1 /proc/uptime | tr -d .; }
