@@ -1,7 +1,7 @@
 # Runs in the guest. What happens to the cameras, and how long `edge` takes to notice, goes to /tmp/out/facts as lines of
 # name and value; check.py judges them on the host.
 out=/tmp/out
-export RUST_LOG=warn,semblance_edge=info,edge=info
+export RUST_LOG=warn,semblance_edge=debug,edge=debug
 export SEMBLANCE_BUNDLE=/bundle
 
 centis() { cut -d' ' -f1 /proc/uptime | tr -d .; }
@@ -30,6 +30,7 @@ count() { grep -c "$1" "$2" 2> /dev/null; }
 lines() { wc -l < "$1"; }
 # Whether a log tells of a state so many times.
 told() { [ "$(count "source $1:" "$2")" -ge "$3" ]; }
+# Whether the run is degraded for the N-th time. The log tells it; where edge serves /healthz, wget can ask there.
 is_degraded() { [ "$(($(count 'source frozen:' "$1") + $(count 'source gone:' "$1")))" -ge "$2" ]; }
 predicts_beyond() { [ "$(lines "$1")" -gt "$2" ]; }
 # Waits until nothing is predicted any more: one frame may be in work and one more wait when a camera stands still.

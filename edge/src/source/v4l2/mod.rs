@@ -223,7 +223,10 @@ impl Camera {
         }
         let (index, missed) = self.sequence.next(filled.sequence);
         self.sequence.skip(damaged_since);
-        self.telemetry.source.count_missed(missed);
+        if missed > 0 {
+            log::debug!("{missed} frames missed before frame {index}, {filled_buffers} buffers were full");
+            self.telemetry.source.count_missed(missed);
+        }
         capture.taken = taken;
         let first = *self.first_taken.get_or_insert(capture.taken);
         capture.frame.index = index;
