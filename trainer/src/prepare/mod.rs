@@ -24,8 +24,8 @@ use self::in_order::{Worker, in_order};
 pub use self::report::{FILE_NAME as REPORT, PassedOver, Reason, Report, Reports};
 pub use self::tree::Shard;
 use crate::inspect::Summary;
-use crate::progress;
 use crate::store::{Provenance, Sample, Store, StoreWriter};
+use crate::{interrupt, progress};
 
 /// How a data set is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -412,15 +412,12 @@ impl<'a> Session<'a> {
     }
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
 /// Runs `trainer prepare`; Ctrl-C ends it with the videos that are done.
 ///
 /// # Errors
 /// Those of [`prepare`].
 pub fn run(args: &PrepareArgs) -> anyhow::Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
-    prepare(args, &STOP)
+    prepare(args, interrupt::flag()?)
 }
 
 /// Reads a data set into a store, until `stop` is set.
