@@ -42,6 +42,7 @@ fn write_run(dir: &Path) -> Checkpoint {
         step: 1,
         config: toml::Table::new(),
         scores: toml::Table::new(),
+        data: Vec::new(),
     };
     (loaded.mean, loaded.std) = (meta.mean, meta.std);
     let path = dir.join(checkpoint::FILE_NAME);

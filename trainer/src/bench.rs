@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use crate::data::{Clips, PairBatch, Pictures, Steps, prefetch_pairs, training_device};
+use crate::data::{CachePlan, Clips, PairBatch, Pictures, Steps, prefetch_pairs, training_device};
 use crate::distributed::Group;
 use crate::pretrain::{Engine, PretrainConfig, SettingArgs};
 use crate::{memory, progress};
@@ -102,7 +102,8 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
         config.batch
     );
     let mut engine = Engine::new(config, device, an_epoch, Group::single())?;
-    let pictures = Pictures::new(clips, config.load_side_px(), config.cache)?;
+    let plan = CachePlan { cache: config.cache, ..CachePlan::OFF };
+    let pictures = Pictures::new(clips, config.load_side_px(), plan)?;
     let total = WARM_UP + count;
     let bar = progress::bar(4 * total as u64, "bench");
     let images = (2 * config.batch) as f64 * count as f64;

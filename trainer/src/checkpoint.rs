@@ -16,6 +16,7 @@ use tch::{Kind, Tensor, nn};
 use thiserror::Error;
 
 use crate::nets::Backbone;
+use crate::store::Store;
 
 /// The version of checkpoint that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -50,6 +51,28 @@ pub struct Meta {
     pub config: toml::Table,
     /// Scores measured at its end, by name.
     pub scores: toml::Table,
+    /// The stores that it was pretrained on, in order; none where an earlier build wrote it.
+    #[serde(default)]
+    pub data: Vec<StoreMark>,
+}
+
+/// What a store is known again by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreMark {
+    /// Its folder's name, for messages.
+    pub name: String,
+    /// Its frames.
+    pub frames: u64,
+    /// The checksum of its index.
+    pub checksum: u32,
+}
+
+impl StoreMark {
+    /// That of a store as it is.
+    pub fn of(store: &Store) -> Self {
+        let name = store.dir().file_name().map(|name| name.to_string_lossy().into_owned());
+        Self { name: name.unwrap_or_default(), frames: store.header().frames, checksum: store.checksum() }
+    }
 }
 
 /// Why a checkpoint could not be written or read.

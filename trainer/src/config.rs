@@ -59,6 +59,27 @@ pub fn merge(base: &mut toml::Table, over: toml::Table) {
     }
 }
 
+/// The first setting that two tables have otherwise, with both values; `nothing` for one that is not set.
+pub fn difference(a: &toml::Table, b: &toml::Table) -> Option<(String, String, String)> {
+    let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+    for key in keys {
+        match (a.get(key), b.get(key)) {
+            (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => {
+                if let Some((inner, a, b)) = difference(a, b) {
+                    return Some((format!("{key}.{inner}"), a, b));
+                }
+            }
+            (a, b) if a == b => {}
+            (a, b) => {
+                let text =
+                    |v: Option<&toml::Value>| v.map_or_else(|| "nothing".to_owned(), |v| v.to_string());
+                return Some((key.clone(), text(a), text(b)));
+            }
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -69,5 +90,16 @@ mod tests {
         let mut base: toml::Table = "a = 1\n[t]\nx = 1\ny = 2".parse().unwrap();
         merge(&mut base, "b = 3\n[t]\ny = 5".parse().unwrap());
         assert_eq!(base, "a = 1\nb = 3\n[t]\nx = 1\ny = 5".parse().unwrap());
+    }
+
+    #[test]
+    fn a_difference_is_named_with_its_tables() {
+        let table = |text: &str| text.parse::<toml::Table>().unwrap();
+        let a = table("a = 1\n[t]\nx = 1\n[t.u]\ny = 2");
+        assert_eq!(difference(&a, &a), None);
+        let named = |other: &str| difference(&a, &table(other)).unwrap();
+        let of = |key: &str, a: &str, b: &str| (key.to_owned(), a.to_owned(), b.to_owned());
+        assert_eq!(named("a = 1\n[t]\nx = 1\n[t.u]\ny = 3"), of("t.u.y", "2", "3"));
+        assert_eq!(named("a = 1\nb = 2\n[t]\nx = 1\n[t.u]\ny = 2"), of("b", "nothing", "2"));
     }
 }

@@ -1,7 +1,7 @@
 //! The training loop of the finder and of the landmark network: batches drawn ahead, Adam, checkpoints, resuming.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -14,7 +14,7 @@ use crate::checkpoint::{self, Checkpoint, FILE_NAME, model_tensors};
 use crate::config;
 use crate::nets::Precision;
 use crate::optim::{self, Optimizer, Rule, named_parameters};
-use crate::progress;
+use crate::{interrupt, progress};
 
 /// How long and how fast to train.
 #[derive(Clone, Debug, PartialEq, Args, Serialize, Deserialize)]
@@ -77,8 +77,6 @@ pub struct Run<'a> {
     pub resume: bool,
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
 /// Trains the variables of `vs` and leaves a checkpoint of `kind` in `run.out`; with `run.resume`, goes on from the one
 /// there. `draw` gives the batch of a step, which depends on the step alone and holds no tensor: it is drawn on another
 /// thread (see [`crate::data::Batch`]). `loss` gives what is to be minimised, and its parts for people.
@@ -96,7 +94,7 @@ pub fn train<B: Send>(
     let Run { kind, schedule, config, out, resume } = *run;
     ensure!(schedule.steps > 0 && schedule.batch > 1, "--steps and --batch: there is nothing to train on");
     ensure!(schedule.lr.is_finite() && schedule.lr > 0.0, "--lr {} is not above 0", schedule.lr);
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
+    let stop = interrupt::flag()?;
     let file = out.join(FILE_NAME);
     let mut optimiser = Optimizer::new(Rule::Adam, named_parameters(vs), schedule.weight_decay);
     let first = if resume {
@@ -156,7 +154,7 @@ pub fn train<B: Send>(
             let message = format!("loss {value:.3} ({parts}) {pictures_a_second:.0} pictures/s");
             bar.set_message(message.clone());
             bar.inc(1);
-            let stopped = STOP.load(Ordering::Relaxed);
+            let stopped = stop.load(Ordering::Relaxed);
             if done % CHECKPOINT_STEPS == 0 || done == schedule.steps || stopped {
                 save(done, &optimiser)?;
                 log::info!("step {done} of {}: {message}", schedule.steps);

@@ -18,6 +18,7 @@ pub mod faceswap;
 pub mod finder;
 pub mod hog;
 pub mod inspect;
+mod interrupt;
 pub mod landmarks;
 pub mod make;
 pub mod memory;

@@ -28,7 +28,7 @@ enum Command {
     /// Train an encoder without labels
     #[command(after_help = "Examples:\n  \
         trainer pretrain --method simclr --data stores/fer2013 --backbone edge --out runs/simclr\n  \
-        trainer pretrain --config recipe.toml --data stores/fer2013 --out runs/simclr --resume")]
+        trainer pretrain --data stores/fer2013 --out runs/simclr --resume")]
     Pretrain(pretrain::PretrainArgs),
     /// Measure how fast training goes: data alone, model alone, and both
     #[command(after_help = "Example:\n  \
@@ -39,7 +39,7 @@ enum Command {
         trainer eval --task expression --protocol linear --checkpoint runs/simclr --data stores/fer2013\n  \
         trainer eval --protocol linear --random-init edge --data stores/fer2013\n  \
         trainer eval --protocol linear --descriptor hog --side-px 48 --data stores/fer2013\n  \
-        trainer eval --task identity --protocol knn --checkpoint runs/simclr --data stores/voxceleb\n  \
+        trainer eval --task identity --protocol knn --checkpoint runs/simclr --data stores/voxceleb --split val\n  \
         trainer eval --protocol finetune --checkpoint runs/simclr --data stores/fer2013 --out runs/tuned\n  \
         trainer eval --protocol own-head --bundle models/default --data stores/fer2013 --json")]
     Eval(eval::EvalArgs),

@@ -57,7 +57,7 @@ fn configs() -> Vec<PretrainConfig> {
         ema: 0.5,
         moco: MocoConfig { queue: 20, ..MocoConfig::default() },
         byol: ByolConfig { hidden: 32, out: 16, ..ByolConfig::default() },
-        simsiam: SimSiamConfig { out: 32, bottleneck: 16 },
+        simsiam: SimSiamConfig { out: 32, bottleneck: 16, constant_predictor_lr: true },
         ..PretrainConfig::default()
     };
     let pairs = PairConfig { time_aug: true, hard_neg: true, face_swap: true, ..PairConfig::default() };

@@ -427,10 +427,17 @@ fn the_longer_face_is_the_videos_own_and_others_are_kept_when_told() {
 
     let (store, report) =
         prepare("frames", &src, &dir.path().join("all"), &[&options[..], &["--all-faces"]].concat());
-    let all = ["v/t", "v/t//2", "w", "w//2"].map(|video| ("pair".to_owned(), video.to_owned()));
-    assert_eq!(names(&store), all);
+    let all = |second: [&str; 2]| {
+        let [of_v, of_w] = second;
+        let videos = [("pair", "v/t"), (of_v, "v/t//2"), ("pair", "w"), (of_w, "w//2")];
+        videos.map(|(identity, video)| (identity.to_owned(), video.to_owned()))
+    };
+    assert_eq!(names(&store), all(["pair/v/t/face2", "pair/w/face2"]), "nobody knows who the others are");
     assert_eq!(store.header().videos[1].frames, leaves_at as u64 - 1);
     assert_eq!(count(&report, Reason::OtherFace), 0);
+    let told = [&options[..], &["--all-faces", "--one-identity"]].concat();
+    let (store, _) = prepare("frames", &src, &dir.path().join("told"), &told);
+    assert_eq!(names(&store), all(["pair", "pair"]));
 }
 
 /// Crops of 20 synthetic people with their landmarks in shares.
@@ -500,6 +507,7 @@ fn options_that_make_no_sense_are_named() {
     };
     assert!(error("fer2013", &["--align"]).contains("--align"));
     assert!(error("frames", &["--all-faces"]).contains("--align"));
+    assert!(error("frames", &["--align", "--one-identity"]).contains("--all-faces"));
     assert!(error("videos", &["--fps", "0.1"]).contains("--fps 0.1"));
     assert!(error("frames", &["--shard", "0/3"]).contains("i from 1 to n"));
     assert!(error("frames", &["--fps", "0"]).contains("rate above 0"));

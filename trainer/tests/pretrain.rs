@@ -87,6 +87,53 @@ fn a_killed_run_resumed_has_the_loss_curve_of_an_uninterrupted_one() {
     assert!(spread > 0.05, "the losses move, so that their agreement means something: {spread}");
 }
 
+/// Starts a run, and sends it these signals, one after another, once it has made some steps.
+fn signalled(data: &Path, out: &Path, signals: &[i32]) -> Output {
+    let child = pretrain(data, out, &[]).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while losses(out).len() < 6 {
+        assert!(start.elapsed() < Duration::from_secs(300), "the run does not get on");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    for &signal in signals {
+        // SAFETY: the process is a child that nobody has waited for, so its number is not another's.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, signal) }, 0);
+    }
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_run_that_is_told_to_end_leaves_a_checkpoint_and_goes_on_with_its_own_settings_and_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("store");
+    write_store(&data, 96);
+    let out = dir.path().join("run");
+    // What SLURM and containers send.
+    let Output { status, stderr, .. } = signalled(&data, &out, &[libc::SIGTERM]);
+    let message = String::from_utf8(stderr).unwrap();
+    assert!(status.success() && message.contains("--resume continues"), "{message}");
+    assert!(message.contains("96 training frames of 96 people"), "{message}");
+    let done = losses(&out).len();
+    assert!(out.join("checkpoint.safetensors").exists());
+
+    let resume = |data: &Path, more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+        command.arg("pretrain").arg("--data").arg(data).arg("--out").arg(&out).arg("--resume").args(more);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    assert!(failure(&mut resume(&data, &["--batch", "16"])).contains("batch = 8, not 16"));
+    let other = dir.path().join("other");
+    write_store(&other, 97);
+    let message = failure(&mut resume(&other, &[]));
+    assert!(message.contains("store other is not the one") && message.contains("97 frames"), "{message}");
+    kill_after(resume(&data, &[]).spawn().unwrap(), &out, done + 4);
+    assert!(losses(&out).iter().all(|line| line.epoch == line.step / 12), "a batch is of 8, as it was");
+
+    let hurried = signalled(&data, &dir.path().join("hurried"), &[libc::SIGTERM, libc::SIGINT]);
+    assert_eq!(hurried.status.code(), Some(130), "a second signal ends it at once");
+}
+
 fn failure(command: &mut Command) -> String {
     let Output { status, stderr, .. } = command.stderr(Stdio::piped()).output().unwrap();
     let message = String::from_utf8(stderr).unwrap();
@@ -123,6 +170,13 @@ fn senseless_settings_and_runs_in_the_way_are_named() {
     let fail = |more: &[&str]| failure(&mut pretrain(&data, &out, more));
     assert!(fail(&[]).contains("--resume continues it"));
     assert!(fail(&["--resume", "--seed", "7"]).contains("seed = 0, not 7"));
+    let judge = |task: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+        command.args(["eval", "--random-init", "edge", "--protocol", "knn", "--task", task, "--data"]);
+        failure(command.arg(&data))
+    };
+    assert!(judge("identity").contains("no picture is in the test split: --split train (16)"));
+    assert!(judge("expression").contains("no labelled picture is in the test split: no split has one"));
     let checkpoint = out.join("checkpoint.safetensors");
     let bytes = fs::read(&checkpoint).unwrap();
     fs::write(&checkpoint, &bytes[..bytes.len() - 9]).unwrap();

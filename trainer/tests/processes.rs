@@ -12,7 +12,7 @@ use semblance_trainer::pretrain::StepMetrics;
 /// Methods, a learning rate that keeps rounding from growing within the run, and its double.
 const METHODS: [(&str, [&str; 2]); 5] = [
     ("simclr", ["0.0001", "0.0002"]),
-    ("sslfer", ["0.0001", "0.0002"]),
+    ("sslfer", ["0.00005", "0.0001"]),
     ("moco", ["0.0001", "0.0002"]),
     ("byol", ["0.0001", "0.0002"]),
     ("simsiam", ["0.03", "0.06"]),

@@ -1,6 +1,6 @@
 //! The training frames of one or several stores, and SSLFER's ways of drawing frames that belong together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -75,6 +75,19 @@ pub struct Clips {
     frames: Vec<Place>,
     identities: usize,
     timing: Timing,
+}
+
+/// What training frames have to offer to the ways of drawing from them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reach {
+    /// Share with another frame of their video within T1, a temporal positive.
+    pub near: f64,
+    /// Share with a frame of their video at least T2 away, a hard negative.
+    pub far: f64,
+    /// Share with landmarks.
+    pub landmarks: f64,
+    /// People.
+    pub identities: usize,
 }
 
 /// Draws that are refused before the last one is taken as it is.
@@ -155,6 +168,22 @@ impl Clips {
     /// The distances in time that frames are drawn by.
     pub fn timing(&self) -> Timing {
         self.timing
+    }
+
+    /// What the frames have to offer to the ways of drawing from them.
+    pub fn reach(&self) -> Reach {
+        let share = |has: &dyn Fn(usize, &Place) -> bool| {
+            let count = self.frames.iter().enumerate().filter(|(frame, place)| has(*frame, place)).count();
+            count as f64 / self.frames.len().max(1) as f64
+        };
+        Reach {
+            near: share(&|_, place| place.near.1 - place.near.0 > 1),
+            far: share(&|_, place| place.middle != place.video),
+            landmarks: share(&|frame, _| {
+                self.record(frame).landmarks().is_some_and(|points| points.iter().all(|v| v.is_finite()))
+            }),
+            identities: self.frames.iter().map(|place| place.identity).collect::<HashSet<_>>().len(),
+        }
     }
 
     /// The stores.
@@ -321,6 +350,17 @@ mod tests {
             }
             assert!(seen.len() * 10 >= far * 9, "hard negatives reach everywhere: {} of {far}", seen.len());
         }
+    }
+
+    #[test]
+    fn what_frames_have_to_offer_is_counted_over_training_frames() {
+        let videos: &[(&str, &[f64])] =
+            &[("a", &[0.0, 0.5, 3.2]), ("b", &[0.0, 2.0]), ("b", &[7.0]), ("c", &quarters(40))];
+        let (_dir, of) = clips(videos, Timing::default());
+        // Of six: the first two are near each other; the first and the third are far apart. `c` is not for training.
+        let reach = of.reach();
+        assert_eq!((reach.near, reach.far, reach.identities), (2.0 / 6.0, 2.0 / 6.0, 2));
+        assert_eq!(reach.landmarks, 0.0);
     }
 
     #[test]

@@ -15,9 +15,9 @@ use tch::{Device, Kind, Tensor};
 use crate::augment::Landmarks;
 use crate::store::{Record, Store, StoreError};
 
-pub use clips::{Clips, Law, Timing};
+pub use clips::{Clips, Law, Reach, Timing};
 pub use host::{BufferPool, HostBuffer};
-pub use pairs::{Cache, Pair, PairBatch, PairConfig, Paste, Pictures, Steps, prefetch_pairs};
+pub use pairs::{Cache, CachePlan, Pair, PairBatch, PairConfig, Paste, Pictures, Steps, prefetch_pairs};
 
 /// Batches that are decoded ahead.
 const AHEAD: usize = 3;

@@ -1,6 +1,7 @@
 //! What a step of contrastive training sees: pairs of pictures that show the same expression, drawn as SSLFER does.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::ensure;
 use crossbeam::channel::Receiver;
@@ -144,45 +145,77 @@ pub enum Cache {
     Off,
 }
 
-/// The share of the free memory that `Cache::Auto` fills at most.
+/// When pictures are decoded, and what that depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct CachePlan<'a> {
+    /// When.
+    pub cache: Cache,
+    /// Processes on this machine that do the same, and share its memory.
+    pub sharers: usize,
+    /// Ends the decoding of all pictures once it is set; they are then decoded when they are asked for.
+    pub stop: &'a AtomicBool,
+}
+
+impl CachePlan<'static> {
+    /// For pictures that are decoded each time.
+    pub const OFF: Self = Self { cache: Cache::Off, sharers: 1, stop: &NEVER };
+}
+
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+/// The share of the free memory that `Cache::Auto` fills at most, over all processes.
 const CACHE_SHARE: f64 = 0.5;
+
+impl CachePlan<'_> {
+    /// Whether pictures of `needed` bytes are to be decoded once, with so many bytes free (where that is known).
+    ///
+    /// # Errors
+    /// Where they are to, but do not fit.
+    fn wants(&self, needed: u64, free: Option<u64>) -> anyhow::Result<bool> {
+        let all = needed.saturating_mul(self.sharers as u64);
+        match self.cache {
+            Cache::Off => return Ok(false),
+            Cache::Auto => return Ok(free.is_some_and(|free| all as f64 <= free as f64 * CACHE_SHARE)),
+            Cache::On => {}
+        }
+        ensure!(
+            free.is_none_or(|free| all <= free),
+            "all pictures need {}{}, of {} that are free: leave --cache on off",
+            HumanBytes(needed),
+            if self.sharers > 1 { format!(" in each of {} processes", self.sharers) } else { String::new() },
+            HumanBytes(free.unwrap_or(0))
+        );
+        Ok(true)
+    }
+}
 
 impl Pictures {
     /// The clips' pictures at `side_px` a side.
     ///
     /// # Errors
     /// Names the picture that cannot be decoded, or how much memory is missing.
-    pub fn new(clips: Clips, side_px: u32, cache: Cache) -> anyhow::Result<Self> {
+    pub fn new(clips: Clips, side_px: u32, plan: CachePlan<'_>) -> anyhow::Result<Self> {
         let mut pictures = Self { clips, side_px, cache: None };
         let needed = pictures.clips.len() as u64 * pictures.picture_bytes() as u64;
-        let free = crate::memory::available_bytes();
-        let wanted = match cache {
-            Cache::Off => false,
-            Cache::On => true,
-            Cache::Auto => free.is_some_and(|free| needed as f64 <= free as f64 * CACHE_SHARE),
-        };
-        if wanted {
-            ensure!(
-                free.is_none_or(|free| needed <= free),
-                "all pictures at {side_px} px need {}, of {} that are free: leave --cache on off",
-                HumanBytes(needed),
-                HumanBytes(free.unwrap_or(0))
-            );
-            pictures.cache = Some(pictures.decode_all()?);
+        if plan.wants(needed, crate::memory::available_bytes())? {
+            pictures.cache = pictures.decode_all(plan.stop)?;
         }
         Ok(pictures)
     }
 
-    fn decode_all(&self) -> anyhow::Result<Vec<u8>> {
+    /// Every picture; `None` once `stop` is set.
+    fn decode_all(&self, stop: &AtomicBool) -> anyhow::Result<Option<Vec<u8>>> {
         let bar = progress::bar(self.clips.len() as u64, "decoding");
         let mut all = vec![0; self.clips.len() * self.picture_bytes()];
         all.par_chunks_exact_mut(self.picture_bytes()).enumerate().try_for_each(|(frame, crop)| {
-            self.decode_into(frame, crop)?;
+            if !stop.load(Ordering::Relaxed) {
+                self.decode_into(frame, crop)?;
+            }
             bar.inc(1);
             Ok::<_, StoreError>(())
         })?;
         bar.finish_and_clear();
-        Ok(all)
+        Ok((!stop.load(Ordering::Relaxed)).then_some(all))
     }
 
     /// Bytes of one picture.
@@ -460,10 +493,11 @@ mod tests {
         let config = PairConfig { time_aug: true, cutmix: true, paste_p: 1.0, ..PairConfig::default() };
         let frames: Vec<usize> = (0..clips.len()).collect();
         let pairs = config.draw(&clips, &frames, 5);
-        let mut pictures = Pictures::new(clips, 16, Cache::Off).unwrap();
+        let mut pictures = Pictures::new(clips, 16, CachePlan::OFF).unwrap();
         for cached in [false, true] {
             if cached {
-                pictures.cache = Some(pictures.decode_all().unwrap());
+                pictures.cache = pictures.decode_all(&NEVER).unwrap();
+                assert!(pictures.is_cached());
             }
             let bytes = 2 * pairs.len() * pictures.picture_bytes();
             let pool = BufferPool::new(1, bytes, Device::Cpu);
@@ -480,5 +514,24 @@ mod tests {
                 assert!((at(96 + i, 1) - grey(whose)).abs() < 1.5, "the rim is somebody else's");
             }
         }
+    }
+
+    #[test]
+    fn a_run_that_is_told_to_stop_does_not_decode_everything_first() {
+        let (_dir, clips) = clips();
+        let stop = AtomicBool::new(true);
+        let plan = CachePlan { cache: Cache::On, sharers: 1, stop: &stop };
+        assert!(!Pictures::new(clips, 16, plan).unwrap().is_cached());
+    }
+
+    #[test]
+    fn processes_on_one_machine_share_its_memory() {
+        let plan = |cache, sharers| CachePlan { cache, sharers, stop: &NEVER };
+        let wants = |plan: CachePlan<'_>| plan.wants(100, Some(400)).unwrap();
+        assert!(wants(plan(Cache::Auto, 2)) && !wants(plan(Cache::Auto, 3)));
+        assert!(wants(plan(Cache::On, 4)));
+        let error = plan(Cache::On, 5).wants(100, Some(400)).unwrap_err().to_string();
+        assert!(error.contains("in each of 5 processes"), "{error}");
+        assert!(!plan(Cache::Auto, 1).wants(100, None).unwrap());
     }
 }

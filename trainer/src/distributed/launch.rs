@@ -14,6 +14,8 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) struct Launch {
     pub(super) rank: usize,
     pub(super) local_rank: usize,
+    /// Processes on this machine.
+    pub(super) local_world: usize,
     pub(super) world: usize,
     /// Host where the processes meet.
     pub(super) address: String,
@@ -34,6 +36,7 @@ struct Launcher {
     rank: &'static str,
     world: &'static str,
     local_rank: &'static str,
+    local_world: &'static str,
     remedy: &'static str,
 }
 
@@ -41,18 +44,21 @@ static TORCHRUN: Launcher = Launcher {
     rank: "RANK",
     world: "WORLD_SIZE",
     local_rank: "LOCAL_RANK",
+    local_world: "LOCAL_WORLD_SIZE",
     remedy: "torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; set all or none",
 };
 static OPEN_MPI: Launcher = Launcher {
     rank: "OMPI_COMM_WORLD_RANK",
     world: "OMPI_COMM_WORLD_SIZE",
     local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
+    local_world: "OMPI_COMM_WORLD_LOCAL_SIZE",
     remedy: "mpirun sets OMPI_COMM_WORLD_RANK, _SIZE and _LOCAL_RANK; set all or none",
 };
 static PMI: Launcher = Launcher {
     rank: "PMI_RANK",
     world: "PMI_SIZE",
     local_rank: "MPI_LOCALRANKID",
+    local_world: "MPI_LOCALNRANKS",
     remedy: "mpirun sets PMI_RANK and PMI_SIZE; set both or none",
 };
 
@@ -84,6 +90,11 @@ pub(super) fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Launch
     // Not every PMI tells the local rank. Without it, all processes are taken to be on one machine.
     let tells_local_rank = !std::ptr::eq(launcher, &PMI) || set(&PMI.local_rank);
     let local_rank = if tells_local_rank { below_world(launcher.local_rank)? } else { rank };
+    // Where it is not told, all processes are taken to be on one machine.
+    let local_world = match get(launcher.local_world) {
+        Some(value) => number(launcher.local_world, &value, 1..=world)?,
+        None => world,
+    };
     let master =
         |name, default: String| if needs_master { required(name) } else { Ok(get(name).unwrap_or(default)) };
     let address = master("MASTER_ADDR", DEFAULT_ADDRESS.to_owned())?;
@@ -99,6 +110,7 @@ pub(super) fn read(get: impl Fn(&str) -> Option<String>) -> Result<Option<Launch
     Ok((world > 1).then(|| Launch {
         rank,
         local_rank,
+        local_world,
         world,
         address,
         port: port as u16,

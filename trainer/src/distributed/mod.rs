@@ -69,6 +69,7 @@ const BUCKET_BYTES: usize = 25 << 20;
 pub struct Group {
     rank: usize,
     local_rank: usize,
+    local_world: usize,
     world: usize,
     link: Option<Arc<Link>>,
 }
@@ -76,7 +77,7 @@ pub struct Group {
 impl Group {
     /// One process alone: every operation is the identity and costs nothing.
     pub const fn single() -> Self {
-        Self { rank: 0, local_rank: 0, world: 1, link: None }
+        Self { rank: 0, local_rank: 0, local_world: 1, world: 1, link: None }
     }
 
     /// The group that a launcher's variables tell of; it waits until all processes have come.
@@ -94,8 +95,9 @@ impl Group {
         let Some(launch) = launch::read(variable)? else {
             return Ok(Self::single());
         };
-        let (rank, local_rank, world) = (launch.rank, launch.local_rank, launch.world);
-        Ok(Self { rank, local_rank, world, link: Some(Arc::new(Link::connect(launch)?)) })
+        let (rank, local_rank, local_world, world) =
+            (launch.rank, launch.local_rank, launch.local_world, launch.world);
+        Ok(Self { rank, local_rank, local_world, world, link: Some(Arc::new(Link::connect(launch)?)) })
     }
 
     /// This process, from 0.
@@ -106,6 +108,12 @@ impl Group {
     /// This process among those on its machine, from 0: the GPU that it is to take.
     pub const fn local_rank(&self) -> usize {
         self.local_rank
+    }
+
+    /// How many processes there are on this machine, as far as the launcher tells (`LOCAL_WORLD_SIZE`,
+    /// `OMPI_COMM_WORLD_LOCAL_SIZE`, `MPI_LOCALNRANKS`), else all.
+    pub const fn local_world(&self) -> usize {
+        self.local_world
     }
 
     /// How many processes there are.

@@ -266,6 +266,7 @@ fn save(
         step,
         config: config::table_of(config)?,
         scores: toml::Table::from_iter([("val_accuracy".to_owned(), val_accuracy.into())]),
+        data: Vec::new(),
     };
     std::fs::create_dir_all(out)?;
     Ok(checkpoint::save(&out.join(FILE_NAME), &meta, model_tensors(&loaded.vs))?)

@@ -214,11 +214,40 @@ fn label_of(store: &Store, index: usize, classes: &[Expression]) -> Option<usize
 /// Names what stands in the way.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.data)?;
+    check_split(args, &store)?;
     let subject = Subject::from_args(args)?;
     match args.task {
-        Task::Expression => print(args, &judge_expression(args, subject, &store)?),
+        Task::Expression => {
+            let mut report = judge_expression(args, subject, &store)?;
+            report.leave_out_known(&store);
+            print(args, &report)
+        }
         Task::Identity => print(args, &judge_identity(args, &subject, &store)?),
     }
+}
+
+/// # Errors
+/// Where the split has nothing to judge; names those that have.
+fn check_split(args: &EvalArgs, store: &Store) -> anyhow::Result<()> {
+    let usable = |split| {
+        let mut frames = store.split(split);
+        if args.task == Task::Expression {
+            frames.retain(|&i| store.record(i).expression().is_some());
+        }
+        frames.len()
+    };
+    let counts = Split::ALL.map(|split| (split, usable(split)));
+    if counts.iter().any(|&(split, count)| split == args.split && count > 0) {
+        return Ok(());
+    }
+    let what = if args.task == Task::Expression { "labelled picture" } else { "picture" };
+    let there: Vec<_> = counts
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(split, count)| format!("--split {} ({count})", split.name()))
+        .collect();
+    let there = if there.is_empty() { "no split has one".to_owned() } else { there.join(" or ") };
+    bail!("{}: no {what} is in the {} split: {there}", store.dir().display(), args.split.name())
 }
 
 fn print(args: &EvalArgs, report: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<()> {
@@ -233,9 +262,9 @@ fn print(args: &EvalArgs, report: &(impl Serialize + std::fmt::Display)) -> anyh
 /// What is judged.
 enum Subject {
     /// A network of the trainer's, with the checkpoint that it came from.
-    Trained(Box<Loaded>, Option<Checkpoint>),
+    Trained(Box<Loaded>, Option<Box<Checkpoint>>),
     /// A bundle, by the edge's own inference.
-    Shipped(Bundle),
+    Shipped(Box<Bundle>),
     /// Histograms of oriented gradients of crops of this side in pixels.
     Hog(Hog, u32),
 }
@@ -249,9 +278,9 @@ impl Subject {
         Ok(match (&args.checkpoint, &args.bundle, args.random_init) {
             (Some(path), None, None) => {
                 let checkpoint = Checkpoint::load(path)?;
-                Self::Trained(Box::new(Loaded::from_checkpoint(&checkpoint)?), Some(checkpoint))
+                Self::Trained(Box::new(Loaded::from_checkpoint(&checkpoint)?), Some(Box::new(checkpoint)))
             }
-            (None, Some(dir), None) => Self::Shipped(Bundle::open(dir)?),
+            (None, Some(dir), None) => Self::Shipped(Box::new(Bundle::open(dir)?)),
             (None, None, Some(backbone)) => {
                 Self::Trained(Box::new(Loaded::random(backbone, args.side_px, args.seed.unwrap_or(0))), None)
             }

@@ -1,12 +1,14 @@
 //! What an evaluation found, for people and as JSON.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use semblance_calib::metrics::Confusion;
 use semblance_face::labels::Expression;
 use serde::Serialize;
 
-use crate::store::Split;
+use super::labelled;
+use crate::store::{Split, Store};
 
 /// Scores of one task by one protocol on one split.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +29,16 @@ pub struct Report {
     pub per_class: Vec<ClassReport>,
     /// Rows: the truth; columns: what was predicted; both in the order of `per_class`.
     pub confusion: Vec<Vec<u64>>,
+    /// Pictures scored that do not stand, pixel for pixel, in the training split as well; none where that was not asked,
+    /// or the training split itself was scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub n_without_duplicates: Option<u64>,
+    /// Share of those that were classified right; none where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy_without_duplicates: Option<f64>,
+    /// For each picture scored, in order, whether it was classified right.
+    #[serde(skip)]
+    right: Vec<bool>,
 }
 
 /// Scores of one class.
@@ -57,8 +69,10 @@ impl Report {
         predicted: impl Iterator<Item = usize>,
     ) -> anyhow::Result<Self> {
         let mut confusion = Confusion::new(classes.len());
+        let mut right = Vec::with_capacity(labels.len());
         for (truth, predicted) in labels.iter().zip(predicted) {
             confusion.add(*truth, predicted)?;
+            right.push(*truth == predicted);
         }
         anyhow::ensure!(confusion.total() > 0, "the {} split has no labelled picture to score", split.name());
         let class = |(i, e): (usize, &Expression)| {
@@ -80,7 +94,26 @@ impl Report {
             macro_f1: confusion.macro_f1(),
             per_class: classes.iter().enumerate().map(class).collect(),
             confusion: confusion.rows().map(<[u64]>::to_vec).collect(),
+            n_without_duplicates: None,
+            accuracy_without_duplicates: None,
+            right,
         })
+    }
+
+    /// Scores what is left without the pictures that are in the store's training split as well: the same JPEG, which is
+    /// what `prepare` makes of the same pixels.
+    pub fn leave_out_known(&mut self, store: &Store) {
+        if self.split == Split::Train {
+            return;
+        }
+        let classes: Vec<_> = self.per_class.iter().filter_map(|c| Expression::from_name(c.label)).collect();
+        let (scored, _) = labelled(store, self.split, &classes);
+        let known: HashSet<&[u8]> =
+            store.split(Split::Train).into_iter().map(|i| store.record(i).jpeg()).collect();
+        let fresh = scored.iter().zip(&self.right).filter(|(i, _)| !known.contains(store.record(**i).jpeg()));
+        let (n, hits) = fresh.fold((0u64, 0u64), |(n, hits), (_, right)| (n + 1, hits + u64::from(*right)));
+        self.n_without_duplicates = Some(n);
+        self.accuracy_without_duplicates = (n > 0).then(|| hits as f64 / n as f64);
     }
 }
 
@@ -88,7 +121,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (task, protocol, split) = (self.task, self.protocol, self.split.name());
         writeln!(f, "{task}, {protocol}, {split} split, n = {}", self.n)?;
-        writeln!(f, "accuracy {:.4}   macro F1 {:.4}\n", self.accuracy, self.macro_f1)?;
+        writeln!(f, "accuracy {:.4}   macro F1 {:.4}", self.accuracy, self.macro_f1)?;
+        if let Some(n) = self.n_without_duplicates.filter(|n| *n < self.n) {
+            let accuracy =
+                self.accuracy_without_duplicates.map_or_else(|| "-".to_owned(), |a| format!("{a:.4}"));
+            let known = self.n - n;
+            writeln!(f, "accuracy {accuracy}   without {known} pictures that training has as well, n = {n}")?;
+        }
+        writeln!(f)?;
         write!(f, "{:>9} {:>9} {:>7} {:>7} {:>7}  |", "", "precision", "recall", "F1", "n")?;
         for class in &self.per_class {
             write!(f, "{:>9}", class.label)?;
@@ -101,5 +141,61 @@ impl fmt::Display for Report {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::prepare::encode_jpeg;
+    use crate::store::{Provenance, Sample, StoreWriter};
+
+    #[test]
+    fn pictures_that_training_has_as_well_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = StoreWriter::create(dir.path()).unwrap();
+        writer.begin_video("all", "v");
+        let (happy, sad) = (Some(Expression::Happy), Some(Expression::Sad));
+        // Level 3 stands in both, under another label; 7 only in validation as well; 5 in training without a label.
+        let pictures = [
+            (Split::Train, 1, happy),
+            (Split::Train, 3, sad),
+            (Split::Train, 5, None),
+            (Split::Val, 7, sad),
+            (Split::Test, 2, None),
+            (Split::Test, 3, happy),
+            (Split::Test, 4, sad),
+            (Split::Test, 5, sad),
+            (Split::Test, 7, happy),
+        ];
+        for (i, (split, level, expression)) in (0..).zip(pictures) {
+            let jpeg = encode_jpeg(&[level * 25; 256], 16, 16, 1, 95).unwrap();
+            let sample = Sample { expression, ..Sample::unlabelled(f64::from(i), split) };
+            writer.push(&jpeg, &sample).unwrap();
+        }
+        writer.commit(Provenance::default()).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let classes = [Expression::Happy, Expression::Sad];
+        let scored = |split, predicted: &[usize]| {
+            let (_, labels) = labelled(&store, split, &classes);
+            let predicted = predicted.iter().copied();
+            let mut report = Report::expression("linear", split, &classes, &labels, predicted).unwrap();
+            report.leave_out_known(&store);
+            report
+        };
+        // Right, wrong, right, right; the first and the third stand in training.
+        let report = scored(Split::Test, &[0, 0, 1, 0]);
+        assert_eq!((report.n, report.accuracy), (4, 0.75));
+        assert_eq!(report.n_without_duplicates, Some(2));
+        assert_eq!(report.accuracy_without_duplicates, Some(0.5));
+        assert!(report.to_string().contains("accuracy 0.5000   without 2 pictures"), "{report}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["n_without_duplicates"], 2);
+        assert!(json.get("right").is_none());
+        let report = scored(Split::Val, &[1]);
+        assert_eq!(report.n_without_duplicates, Some(1));
+        assert!(!report.to_string().contains("without"), "{report}");
+        assert_eq!(scored(Split::Train, &[0, 1]).n_without_duplicates, None);
     }
 }

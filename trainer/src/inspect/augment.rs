@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{CAPTION_PX, TILE_PX, blank_sheet, draw_picture, tail};
 use crate::augment::{AugmentConfig, Landmarks, augment_with_landmarks};
-use crate::data::{BufferPool, Cache, Clips, Pair, PairConfig, Paste, Pictures, mix};
+use crate::data::{BufferPool, CachePlan, Clips, Pair, PairConfig, Paste, Pictures, mix};
 use crate::pretrain::PretrainConfig;
 use crate::store::Store;
 
@@ -44,7 +44,7 @@ pub(super) fn sheet(store: Store, config: &PretrainConfig, rows: u32, seed: u64)
     let dir = store.dir().display().to_string();
     let clips = Clips::new(vec![store], config.pairs.timing)?;
     ensure!(!clips.is_empty(), "{dir}: no frame is for training");
-    let pictures = Pictures::new(clips, TILE_PX, Cache::Off)?;
+    let pictures = Pictures::new(clips, TILE_PX, CachePlan::OFF)?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let wanted = (rows as usize).min(pictures.clips.len());
     let frames = rand::seq::index::sample(&mut rng, pictures.clips.len(), wanted);

@@ -16,11 +16,14 @@ pub struct SimSiamConfig {
     pub out: i64,
     /// Values of the predictor's hidden layer.
     pub bottleneck: i64,
+    /// Whether the predictor's learning rate stays what it was while the others fall along the cosine. The paper's
+    /// baseline has it fall; its table 1 finds a constant one a little better, and the authors then keep to that.
+    pub constant_predictor_lr: bool,
 }
 
 impl Default for SimSiamConfig {
     fn default() -> Self {
-        Self { out: 2048, bottleneck: 512 }
+        Self { out: 2048, bottleneck: 512, constant_predictor_lr: false }
     }
 }
 
@@ -36,7 +39,7 @@ pub struct SimSiam {
 impl SimSiam {
     /// Builds `encoder.*`, `projection.*` and `predictor.*`.
     pub fn new(root: &nn::Path<'_>, backbone: Backbone, config: SimSiamConfig, precision: Precision) -> Self {
-        let SimSiamConfig { out, bottleneck } = config;
+        let SimSiamConfig { out, bottleneck, .. } = config;
         let encoder = backbone.build(&(root / "encoder"));
         let layers = [(out, After::NormRelu), (out, After::NormRelu), (out, After::PlainNorm)];
         let projector = Mlp::new(&(root / "projection"), backbone.embedding_size(), &layers);

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor, nn, no_grad};
 
 use super::sslfer::false_negatives;
 use super::*;
-use crate::nets::{Backbone, Precision};
+use crate::nets::{After, Backbone, Mlp, Phase, Precision};
 use crate::optim::named_parameters;
 
 const PAIRS: i64 = 6;
@@ -264,7 +264,7 @@ fn byol_has_the_gradient_of_its_loss_and_its_target_follows_the_schedule() {
 
 #[test]
 fn simsiam_has_the_gradient_of_its_loss_with_the_targets_held() {
-    let config = SimSiamConfig { out: 12, bottleneck: 6 };
+    let config = SimSiamConfig { out: 12, bottleneck: 6, ..SimSiamConfig::default() };
     let mut vs = store();
     let mut method = SimSiam::new(&vs.root(), Backbone::Edge, config, Precision::F32);
     vs.double();
@@ -280,6 +280,106 @@ fn simsiam_has_the_gradient_of_its_loss_with_the_targets_held() {
         let difference = (p.grad() - held).abs().max().double_value(&[]);
         assert!(difference < 1e-9, "{name}: a step's own targets are held as well: {difference}");
     }
+}
+
+/// A network with the weights that `vs` has under `from`.
+fn rebuilt<T>(vs: &nn::VarStore, from: &str, build: impl FnOnce(&nn::Path<'_>) -> T) -> (nn::VarStore, T) {
+    let mut copy = store();
+    let network = build(&copy.root());
+    copy.double();
+    let all = vs.variables();
+    no_grad(|| {
+        for (name, mut variable) in copy.variables() {
+            variable.copy_(&all[&format!("{from}{name}")]);
+        }
+    });
+    (copy, network)
+}
+
+/// A head's name, the values it takes and its layers.
+type Head<'a> = (&'a str, i64, &'a [(i64, After)]);
+
+/// Rows of length 1 that networks under these names give of a view: the encoder, then heads of these layers.
+fn rows_through(vs: &nn::VarStore, view: &Tensor, encoder: &str, heads: &[Head<'_>]) -> Vec<Vec<f64>> {
+    no_grad(|| {
+        let (_held, network) = rebuilt(vs, encoder, |path| Backbone::Edge.build(path));
+        let mut x = network.forward(view, Phase::ALONE, Precision::F32);
+        for (name, input, layers) in heads {
+            let (_held, head) = rebuilt(vs, name, |path| Mlp::new(path, *input, layers));
+            x = head.forward(&x, Phase::ALONE);
+        }
+        let rows: Vec<Vec<f64>> = Vec::try_from(x).unwrap();
+        let length = |row: &[f64]| row.iter().map(|v| v * v).sum::<f64>().sqrt();
+        rows.into_iter().map(|row| row.iter().map(|v| v / length(&row)).collect()).collect()
+    })
+}
+
+#[test]
+fn byols_loss_is_the_squared_distance_to_what_the_target_says_of_the_other_view() {
+    let config = ByolConfig { hidden: 24, out: 8, momentum: 0.9 };
+    let mut vs = store();
+    let mut method = Byol::new(&vs, Backbone::Edge, config, Precision::F32);
+    vs.double();
+    // A target that is not the online network, as after some steps.
+    for (i, (name, mut variable)) in (0..).zip(vs.variables()) {
+        if name.starts_with("target.") && name.ends_with("weight") {
+            no_grad(|| variable += random(&variable.size(), i) * 0.05);
+        }
+    }
+    let views = views(5);
+    let layers = [(24, After::NormRelu), (8, After::Nothing)];
+    let embedding = Backbone::Edge.embedding_size();
+    let predict = |view| {
+        let heads = [("projection.", embedding, &layers[..]), ("predictor.", 8, &layers[..])];
+        rows_through(&vs, view, "encoder.", &heads)
+    };
+    let target =
+        |view| rows_through(&vs, view, "target.encoder.", &[("target.projection.", embedding, &layers[..])]);
+    let predicted = [predict(&views.first), predict(&views.second)];
+    let said = [target(&views.first), target(&views.second)];
+    let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    let loss_with = |of_first: &[Vec<f64>], of_second: &[Vec<f64>]| {
+        (0..PAIRS as usize)
+            .map(|i| distance(&predicted[0][i], &of_first[i]) + distance(&predicted[1][i], &of_second[i]))
+            .sum::<f64>()
+            / PAIRS as f64
+    };
+    let expected = loss_with(&said[1], &said[0]);
+    let loss = method.contrast(&views, &ALONE).unwrap().loss;
+    assert!((loss.double_value(&[]) - expected).abs() < 1e-9, "{loss} {expected}");
+    let swapped = loss_with(&said[0], &said[1]);
+    assert!((swapped - expected).abs() > 1e-3, "which view is predicted shows: {swapped} {expected}");
+    // Nothing flows through the target: the slope is that of the predictions alone.
+    let cell = std::cell::RefCell::new(&mut method);
+    compare_slopes(&vs, || cell.borrow_mut().contrast(&views, &ALONE).unwrap().loss);
+    assert!(vs.variables().iter().all(|(n, v)| !n.starts_with("target.") || !v.requires_grad()));
+}
+
+#[test]
+fn simsiams_loss_is_the_cosine_to_the_other_views_projection_averaged() {
+    let config = SimSiamConfig { out: 12, bottleneck: 6, ..SimSiamConfig::default() };
+    let mut vs = store();
+    let mut method = SimSiam::new(&vs.root(), Backbone::Edge, config, Precision::F32);
+    vs.double();
+    let views = views(6);
+    let projection = [(12, After::NormRelu), (12, After::NormRelu), (12, After::PlainNorm)];
+    let predictor = [(6, After::NormRelu), (12, After::Nothing)];
+    let embedding = Backbone::Edge.embedding_size();
+    let heads = [("projection.", embedding, &projection[..]), ("predictor.", 12, &predictor[..])];
+    let each = |heads| [&views.first, &views.second].map(|view| rows_through(&vs, view, "encoder.", heads));
+    let (projected, predicted) = (each(&heads[..1]), each(&heads[..]));
+    let cosine = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let loss_with = |of_first: &[Vec<f64>], of_second: &[Vec<f64>]| {
+        (0..PAIRS as usize)
+            .map(|i| cosine(&predicted[0][i], &of_first[i]) + cosine(&predicted[1][i], &of_second[i]))
+            .sum::<f64>()
+            / (-2.0 * PAIRS as f64)
+    };
+    let expected = loss_with(&projected[1], &projected[0]);
+    let loss = method.contrast(&views, &ALONE).unwrap().loss.double_value(&[]);
+    assert!((loss - expected).abs() < 1e-9, "{loss} {expected}");
+    let swapped = loss_with(&projected[0], &projected[1]);
+    assert!((swapped - expected).abs() > 1e-3, "which view is predicted shows: {swapped} {expected}");
 }
 
 #[test]

@@ -82,11 +82,17 @@ impl Optimizer {
 
     /// One step at this learning rate. A parameter without a gradient stays as it is.
     pub fn step(&mut self, lr: f64) {
+        self.step_each(|_| lr);
+    }
+
+    /// As [`Optimizer::step`], at the learning rate that `lr` gives for a parameter's name.
+    pub fn step_each(&mut self, lr: impl Fn(&str) -> f64) {
         self.steps += 1;
         no_grad(|| {
             for i in 0..self.parameters.len() {
                 let gradient = self.parameters[i].1.grad();
                 if gradient.defined() {
+                    let lr = lr(&self.parameters[i].0);
                     match self.rule {
                         Rule::Adam => self.adam(i, gradient, lr, self.weight_decay),
                         Rule::AdamW => {
@@ -145,11 +151,6 @@ impl Optimizer {
         *momentum *= MOMENTUM;
         *momentum += gradient;
         self.parameters[i].1 -= &*momentum * lr;
-    }
-
-    /// Steps taken.
-    pub fn steps(&self) -> i64 {
-        self.steps
     }
 
     /// Every tensor of the state under `<slot>.<name>`: `adam.first`, `adam.second` or `sgd.momentum`.

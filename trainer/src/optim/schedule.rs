@@ -19,6 +19,11 @@ impl Schedule {
         Self { lr, warmup_steps: 0, constant_steps: 0, total_steps }
     }
 
+    /// The rate of `step` were there no cosine: the warm-up, then a constant.
+    pub fn undecayed_lr_at(&self, step: i64) -> f64 {
+        if step < self.warmup_steps { self.lr_at(step) } else { self.lr }
+    }
+
     /// The rate of `step`, counted from 0. Within the warm-up it is `lr (step + 1) / warmup_steps`.
     pub fn lr_at(&self, step: i64) -> f64 {
         if step < self.warmup_steps {
@@ -45,6 +50,7 @@ mod tests {
         for (step, rate) in rates {
             assert!((schedule.lr_at(step) - rate).abs() < 1e-12, "step {step}: {}", schedule.lr_at(step));
         }
+        assert_eq!([0, 3, 20, 30].map(|step| schedule.undecayed_lr_at(step)), [0.5, 2.0, 2.0, 2.0]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Worker<Row> for RowWorker {
             }
         }
         let jpeg = encode_jpeg(&row.pixels, side, side, 1, self.quality)?;
-        part.videos.push((VIDEO.to_owned(), vec![Stored { jpeg, sample }]));
+        part.push(VIDEO, vec![Stored { jpeg, sample }]);
         Ok(Some(part))
     }
 }

@@ -14,12 +14,18 @@ use semblance_face::{
 use super::in_order::{Stop, Worker};
 use super::report::Reason;
 use super::tree::{Clip, frame_folders, frames_in, relative, split_of, video_files};
-use super::{Layout, Part, PrepareArgs, Session, Stored, encode_jpeg, in_shares};
+use super::{Layout, Part, PrepareArgs, Session, Shot, Stored, encode_jpeg, in_shares};
 use crate::store::{Sample, Split};
 
 /// What stands between a video's name and the number of a face that is not its main one. A folder or file has a name,
 /// so no other video is called so.
 const FACE_SEPARATOR: &str = "//";
+
+/// The identity of a video's face of this number, which nobody named. A folder's name has no slash, so no person of the
+/// data set is called so, and no face of another video.
+fn unnamed(identity: &str, video: &str, number: usize) -> String {
+    format!("{identity}/{video}/face{number}")
+}
 
 pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
     let (args, stop) = (session.args, session.stop);
@@ -223,6 +229,7 @@ impl Track {
 /// The faces of one video. Where only the main one is wanted, memory is bounded by it and those in view.
 struct Faces {
     all: bool,
+    one_identity: bool,
     min_secs: f64,
     frames: usize,
     any_seen: bool,
@@ -239,6 +246,7 @@ impl Faces {
     fn new(args: &PrepareArgs) -> Self {
         Self {
             all: args.all_faces,
+            one_identity: args.one_identity,
             min_secs: args.min_secs(),
             frames: 0,
             any_seen: false,
@@ -305,12 +313,18 @@ impl Faces {
             seen.dedup();
             part.pass_over(Reason::Lost, (self.frames - seen.len()) as u64, name.to_owned());
         }
-        part.videos = (self.gone.into_iter().enumerate())
-            .map(|(i, track)| match i {
-                0 => (video.to_owned(), track.stored),
-                _ => (format!("{video}{FACE_SEPARATOR}{}", i + 1), track.stored),
-            })
-            .collect();
+        let shot = |(i, track): (usize, Track)| {
+            let identity = part.identity.as_str();
+            let (identity, video) = match i + 1 {
+                1 => (identity.to_owned(), video.to_owned()),
+                number if self.one_identity => {
+                    (identity.to_owned(), format!("{video}{FACE_SEPARATOR}{number}"))
+                }
+                number => (unnamed(identity, video, number), format!("{video}{FACE_SEPARATOR}{number}")),
+            };
+            Shot { identity, video, frames: track.stored }
+        };
+        part.videos = self.gone.into_iter().enumerate().map(shot).collect();
     }
 }
 
@@ -335,8 +349,9 @@ mod tests {
     }
 
     /// Face 1 is at the side for 30 s, 2 in the middle from 2 to 5 s, 3 for half a second.
-    fn played(all: bool) -> Part {
-        let mut faces = Faces::new(&args(all));
+    fn played(args: &PrepareArgs) -> Part {
+        let all = args.all_faces;
+        let mut faces = Faces::new(args);
         for i in 0..121 {
             let t_secs = f64::from(i) / 4.0;
             faces.begin_frame(t_secs);
@@ -359,20 +374,24 @@ mod tests {
         part.passed_over.iter().map(|(reason, count, _)| (*reason, *count)).collect()
     }
 
+    fn shots(part: &Part) -> Vec<(&str, &str, usize)> {
+        part.videos.iter().map(|s| (s.identity.as_str(), s.video.as_str(), s.frames.len())).collect()
+    }
+
     #[test]
     fn the_main_face_is_the_one_that_is_long_in_the_middle() {
-        let part = played(false);
-        let videos: Vec<_> = part.videos.iter().map(|(name, s)| (name.as_str(), s.len())).collect();
-        assert_eq!(videos, [("v", 121)]);
+        let part = played(&args(false));
+        assert_eq!(shots(&part), [("someone", "v", 121)]);
         assert_eq!(counts(&part), [(Reason::ShortTrack, 1), (Reason::OtherFace, 1)]);
     }
 
     #[test]
-    fn all_faces_are_videos_of_their_own() {
-        let part = played(true);
-        let videos: Vec<_> = part.videos.iter().map(|(name, s)| (name.as_str(), s.len())).collect();
-        assert_eq!(videos, [("v", 121), ("v//2", 13)]);
+    fn all_faces_are_videos_of_their_own_and_of_people_of_their_own() {
+        let part = played(&args(true));
+        assert_eq!(shots(&part), [("someone", "v", 121), ("someone/v/face2", "v//2", 13)]);
         assert_eq!(counts(&part), [(Reason::ShortTrack, 1)]);
+        let part = played(&PrepareArgs { one_identity: true, ..args(true) });
+        assert_eq!(shots(&part), [("someone", "v", 121), ("someone", "v//2", 13)]);
     }
 
     #[test]
@@ -388,7 +407,7 @@ mod tests {
         let mut part = Part::new("someone");
         faces.finish("v", "v.mp4", &mut part);
         assert_eq!(counts(&part), [(Reason::Lost, 4)]);
-        assert_eq!(part.videos[0].1.len(), 16);
+        assert_eq!(part.videos[0].frames.len(), 16);
     }
 
     #[test]

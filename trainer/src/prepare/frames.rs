@@ -95,7 +95,7 @@ impl Worker<Piece> for PieceWorker<'_> {
             }
             stored.push(Stored { jpeg, sample });
         }
-        part.videos.push((piece.video.clone(), stored));
+        part.push(&piece.video, stored);
         Ok(Some(part))
     }
 }

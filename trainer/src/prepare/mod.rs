@@ -24,8 +24,8 @@ use self::in_order::{Worker, in_order};
 pub use self::report::{FILE_NAME as REPORT, PassedOver, Reason, Report, Reports};
 pub use self::tree::Shard;
 use crate::inspect::Summary;
-use crate::progress;
 use crate::store::{Provenance, Sample, Store, StoreWriter};
+use crate::{interrupt, progress};
 
 /// How a data set is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -91,9 +91,15 @@ pub struct PrepareArgs {
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=1024))]
     pub side_px: u32,
 
-    /// Of each video, store every face that is followed, not only the one that is longest in view and most central
+    /// Of each video, store every face that is followed, not only the one that is longest in view and most central. Whose
+    /// the others are is not known: each gets an identity of its own, IDENTITY/VIDEO/face2 and so on, even where somebody
+    /// was lost from view and found again
     #[arg(long)]
     pub all_faces: bool,
+
+    /// With --all-faces: every face of a video is of the video's identity
+    #[arg(long)]
+    pub one_identity: bool,
 
     /// Leave out faces whose box's longer side is below this, in pixels of the source (with alignment)
     #[arg(long, default_value_t = 48.0, value_parser = not_negative::<f32>)]
@@ -148,6 +154,7 @@ impl PrepareArgs {
             bundle: PathBuf::from("models/default"),
             side_px: 128,
             all_faces: false,
+            one_identity: false,
             min_face_px: 48.0,
             min_seconds: None,
             shard: None,
@@ -191,6 +198,7 @@ impl PrepareArgs {
             self.fps()
         );
         ensure!(self.follows() || !self.all_faces, "--all-faces needs --align");
+        ensure!(self.all_faces || !self.one_identity, "--one-identity needs --all-faces");
         ensure!(self.follows() || self.min_seconds.is_none(), "--min-seconds needs --align");
         Ok(())
     }
@@ -202,14 +210,22 @@ struct Stored {
     sample: Sample,
 }
 
+/// A video of the store, or successive frames of it.
+struct Shot {
+    identity: String,
+    video: String,
+    frames: Vec<Stored>,
+}
+
 /// What came of a video of the data set, or of successive frames of it.
 struct Part {
+    /// That of the video; further faces of it may have others.
     identity: String,
     /// Whether it is the first of its video.
     starts: bool,
     frames_read: u64,
-    /// Names in the store and frames; a video that has frames before this part goes on.
-    videos: Vec<(String, Vec<Stored>)>,
+    /// What it becomes in the store; a video that has frames before this part goes on.
+    videos: Vec<Shot>,
     passed_over: Vec<(Reason, u64, String)>,
 }
 
@@ -224,6 +240,11 @@ impl Part {
         }
     }
 
+    /// Adds frames of a video of its own identity.
+    fn push(&mut self, video: &str, frames: Vec<Stored>) {
+        self.videos.push(Shot { identity: self.identity.clone(), video: video.to_owned(), frames });
+    }
+
     /// Notes what is not stored, unless it is nothing.
     fn pass_over(&mut self, reason: Reason, count: u64, example: String) {
         if count > 0 {
@@ -232,7 +253,7 @@ impl Part {
     }
 
     fn bytes(&self) -> usize {
-        let frames = self.videos.iter().flat_map(|(_, frames)| frames);
+        let frames = self.videos.iter().flat_map(|shot| &shot.frames);
         frames.map(|stored| stored.jpeg.len() + size_of::<Stored>()).sum()
     }
 }
@@ -316,8 +337,8 @@ impl<'a> Session<'a> {
             self.report.add(reason, count, example);
         }
         self.report.frames.read += part.frames_read;
-        for (i, (video, frames)) in part.videos.into_iter().enumerate() {
-            let names = (part.identity.clone(), video);
+        for (i, Shot { identity, video, frames }) in part.videos.into_iter().enumerate() {
+            let names = (identity, video);
             if !frames.is_empty() && self.current.as_ref() != Some(&names) {
                 self.report.videos.stored += u64::from(i == 0);
                 self.writer.begin_video(&names.0, &names.1);
@@ -391,15 +412,12 @@ impl<'a> Session<'a> {
     }
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
 /// Runs `trainer prepare`; Ctrl-C ends it with the videos that are done.
 ///
 /// # Errors
 /// Those of [`prepare`].
 pub fn run(args: &PrepareArgs) -> anyhow::Result<()> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
-    prepare(args, &STOP)
+    prepare(args, interrupt::flag()?)
 }
 
 /// Reads a data set into a store, until `stop` is set.

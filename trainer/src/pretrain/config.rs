@@ -109,6 +109,9 @@ impl Default for PretrainConfig {
     }
 }
 
+/// The file in a run's folder that has its settings.
+pub(super) const FILE_NAME: &str = "config.toml";
+
 /// Settings that change how a run goes on, not what it computes: a run may be resumed with others.
 const FREE_KEYS: [&str; 4] = ["checkpoint_epochs", "checkpoint_steps", "keep_from_top1", "cache"];
 
@@ -131,10 +134,28 @@ impl PretrainConfig {
         file: Option<&Path>,
         overrides: toml::Table,
     ) -> anyhow::Result<Self> {
-        let mut table = match recipe {
-            Some(recipe) => recipe.table()?,
-            None => toml::Table::new(),
-        };
+        Self::layered(toml::Table::new(), recipe, file, overrides)
+    }
+
+    /// The settings that the run in `out` began with, under those that `args` give.
+    ///
+    /// # Errors
+    /// As [`PretrainConfig::from_args`].
+    pub(super) fn resumed(out: &Path, args: &SettingArgs) -> anyhow::Result<Self> {
+        let path = out.join(FILE_NAME);
+        let begun = if path.exists() { config::read_table(&path)? } else { toml::Table::new() };
+        Self::layered(begun, args.recipe, args.config.as_deref(), args.overrides()?)
+    }
+
+    fn layered(
+        mut table: toml::Table,
+        recipe: Option<Recipe>,
+        file: Option<&Path>,
+        overrides: toml::Table,
+    ) -> anyhow::Result<Self> {
+        if let Some(recipe) = recipe {
+            config::merge(&mut table, recipe.table()?);
+        }
         if let Some(path) = file {
             config::merge(&mut table, config::read_table(path)?);
         }
@@ -173,6 +194,12 @@ impl PretrainConfig {
             self.weight_decay
         );
         ensure!(self.warmup_epochs >= 0, "warmup_epochs = {} is below 0", self.warmup_epochs);
+        ensure!(
+            self.warmup_epochs < self.epochs,
+            "warmup_epochs = {} is not below epochs = {}: the run would end before its learning rate is reached",
+            self.warmup_epochs,
+            self.epochs
+        );
         ensure!((0.0..1.0).contains(&self.ema), "ema = {} is outside [0, 1)", self.ema);
         ensure!(
             self.projection.temperature > 0.0,
@@ -205,8 +232,13 @@ impl PretrainConfig {
 
     fn check_switches(&self) -> anyhow::Result<()> {
         let method = self.method.name();
-        let MaskFn { count, weight, .. } = self.mask_fn;
+        let MaskFn { count, weight, ref weights } = self.mask_fn;
         ensure!(count >= 0, "mask_fn.count = {count} is below 0");
+        ensure!(
+            count > 0 || weights.as_os_str().is_empty(),
+            "--mask-fn-weights {}: nothing is compared by them without --mask-fn",
+            weights.display()
+        );
         ensure!(weight.is_finite() && weight >= 0.0, "mask_fn.weight = {weight} is below 0");
         ensure!(
             count == 0 || self.method == Method::Sslfer,
@@ -229,20 +261,28 @@ impl PretrainConfig {
         (self.side_px * 128).div_ceil(112)
     }
 
-    /// What stands against going on with a run that had the settings `was`, in words.
-    pub(super) fn conflict(&self, was: &toml::Table) -> anyhow::Result<Option<String>> {
-        let ours = config::table_of(self)?;
-        let differing = ours
-            .iter()
-            .find(|(key, value)| !FREE_KEYS.contains(&key.as_str()) && was.get(key.as_str()) != Some(*value));
-        Ok(differing.map(|(key, value)| {
-            let was = was.get(key).map_or_else(|| "nothing".to_owned(), toml::Value::to_string);
-            format!("the run has {key} = {was}, not {value}: resume it with the settings it had")
+    /// Parameters whose learning rate does not fall, by how their names begin.
+    pub(super) fn constant_rate(&self) -> Option<&'static str> {
+        (self.method == Method::SimSiam && self.simsiam.constant_predictor_lr).then_some("predictor.")
+    }
+
+    /// What stands against going on with a run that had the settings `was`, in words. Settings that an earlier build did
+    /// not have are what it did: their defaults.
+    pub(super) fn conflict(&self, was: toml::Table) -> anyhow::Result<Option<String>> {
+        let was: Self = config::parse(was, "the settings of the run")?;
+        let free = |table: toml::Table| -> toml::Table {
+            table.into_iter().filter(|(key, _)| !FREE_KEYS.contains(&key.as_str())).collect()
+        };
+        let (ours, was) = (free(config::table_of(self)?), free(config::table_of(&was)?));
+        Ok(config::difference(&was, &ours).map(|(key, was, ours)| {
+            format!("the run has {key} = {was}, not {ours}: resume it with the settings it had")
         }))
     }
 }
 
-/// Settings that come with the program: the rows of SSLFER's table 1, and what its baselines' own papers use.
+/// Settings that come with the program: SimCLR and rows a to f of SSLFER's table 1, and the other methods as their own
+/// papers train them. SSLFER's own MoCo v2 and BYOL were trained with SGD at its common rate (section 4.1), and it has
+/// no SimSiam.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Recipe {
     /// SimCLR as SSLFER compares with it
@@ -252,7 +292,7 @@ pub enum Recipe {
     Moco,
     /// BYOL with its paper's optimiser
     Byol,
-    /// SimSiam with its paper's optimiser
+    /// SimSiam with its paper's optimiser and constant rate of the predictor
     #[value(name = "simsiam")]
     SimSiam,
     /// Row a of SSLFER's table 1: TimeAug
@@ -315,11 +355,11 @@ pub struct PretrainArgs {
     #[arg(long, required = true)]
     pub data: Vec<PathBuf>,
 
-    /// Folder of the run: checkpoint.safetensors, metrics.jsonl, config.toml, TensorBoard events
+    /// Folder of the run: checkpoint.safetensors, metrics.jsonl, online.jsonl, config.toml, TensorBoard events
     #[arg(long)]
     pub out: PathBuf,
 
-    /// Continue the run in --out from its last checkpoint
+    /// Continue the run in --out from its last checkpoint, with the settings that it had
     #[arg(long)]
     pub resume: bool,
 
@@ -546,6 +586,36 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_an_earlier_build_goes_on_and_what_contradicts_it_is_named() {
+        let config = config(&["--recipe", "simsiam", "--seed", "3"]).unwrap();
+        let mut was = config::table_of(&config).unwrap();
+        assert_eq!(config.conflict(was.clone()).unwrap(), None);
+        // An earlier build knew no constant rate and no pairs; it did what their defaults do.
+        was.remove("pairs");
+        assert_eq!(config.conflict(was.clone()).unwrap(), None);
+        let simsiam = was["simsiam"].as_table_mut().unwrap();
+        simsiam.remove("constant_predictor_lr");
+        let conflict = config.conflict(was.clone()).unwrap().unwrap();
+        assert!(conflict.contains("simsiam.constant_predictor_lr = false, not true"), "{conflict}");
+        was.insert("unheard_of".to_owned(), 1.into());
+        assert!(config.conflict(was).is_err());
+    }
+
+    #[test]
+    fn a_resumed_run_has_its_own_settings_without_repeating_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let begun = config(&["--recipe", "sslfer-b", "--lr", "0.01", "--time-law", "uniform"]).unwrap();
+        std::fs::write(dir.path().join(FILE_NAME), toml::to_string(&begun).unwrap()).unwrap();
+        let resumed = |flags: &[&str]| {
+            let given = ["trainer"].iter().chain(flags);
+            PretrainConfig::resumed(dir.path(), &Cli::parse_from(given).args).unwrap()
+        };
+        assert_eq!(resumed(&[]), begun);
+        assert_eq!(resumed(&["--method", "sslfer"]), begun, "no switch comes on again");
+        assert_eq!(resumed(&["--lr", "0.02"]), PretrainConfig { lr: 0.02, ..begun });
+    }
+
+    #[test]
     fn switches_that_a_method_cannot_have_are_named() {
         let fail = |flags: &[&str]| config(flags).unwrap_err().to_string();
         assert!(fail(&["--method", "byol", "--hard-neg"]).contains("byol has no negatives"));
@@ -553,5 +623,7 @@ mod tests {
         assert!(fail(&["--method", "sslfer", "--batch", "7"]).contains("batch of 7"));
         assert!(fail(&["--accumulate", "3"]).contains("accumulate = 3"));
         assert!(fail(&["--ema", "1"]).contains("ema = 1"));
+        assert!(fail(&["--mask-fn-weights", "w.safetensors"]).contains("without --mask-fn"));
+        assert!(fail(&["--recipe", "byol", "--epochs", "10"]).contains("warmup_epochs = 10"));
     }
 }

@@ -1,15 +1,19 @@
 //! One training step: views, loss, gradient, and everything that moves after it.
 
-use anyhow::Context;
+use std::path::Path;
+
+use anyhow::{Context, bail};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
 use super::config::PretrainConfig;
 use crate::augment::augment;
-use crate::checkpoint::{self, Checkpoint, average_tensors, model_tensors};
+use crate::checkpoint::{self, Checkpoint, StoreMark, average_tensors, model_tensors};
 use crate::config;
 use crate::data::{PairBatch, mix, normalise};
 use crate::distributed::Group;
+use crate::eval::InputSpec;
 use crate::method::{self, Objective, Views};
+use crate::nets::Encoder;
 use crate::ntxent::Contrast;
 use crate::optim::{Optimizer, Schedule, named_parameters};
 
@@ -99,9 +103,40 @@ impl Engine {
         &self.config
     }
 
+    /// How its encoder wants its input.
+    pub fn input(&self) -> InputSpec {
+        let PretrainConfig { side_px, mean, std, .. } = self.config;
+        InputSpec { side_px, mean, std }
+    }
+
+    /// The variables, by name.
+    #[cfg(test)]
+    pub(super) fn variables(&self) -> std::collections::HashMap<String, Tensor> {
+        self.vs.variables()
+    }
+
     /// The encoder that is trained.
-    pub fn encoder(&self) -> &crate::nets::Encoder {
+    pub fn encoder(&self) -> &Encoder {
         self.objective.encoder()
+    }
+
+    /// The encoder whose weights are the moving average, with its variables, where the run keeps one: what a checkpoint
+    /// is evaluated and exported as.
+    pub fn averaged(&self) -> Option<(nn::VarStore, Encoder)> {
+        if self.average.is_empty() {
+            return None;
+        }
+        let vs = nn::VarStore::new(self.device());
+        let encoder = self.config.backbone.build(&(vs.root() / "encoder"));
+        let variables = vs.variables();
+        no_grad(|| {
+            for (name, average) in &self.average {
+                if let Some(variable) = variables.get(name.as_str()) {
+                    variable.shallow_clone().copy_(average);
+                }
+            }
+        });
+        Some((vs, encoder))
     }
 
     /// The step of this number, counted from 0. The batch must be kept until the outcome was read; `stop` tells all
@@ -138,7 +173,12 @@ impl Engine {
         exchanged.push(values.shallow_clone());
         self.group.all_reduce_sum(&mut exchanged)?;
         let lr = self.schedule.lr_at(step);
-        self.optimizer.step(lr);
+        let undecayed = self.schedule.undecayed_lr_at(step);
+        let constant = self.config.constant_rate();
+        self.optimizer.step_each(|name| match constant {
+            Some(part) if name.starts_with(part) => undecayed,
+            _ => lr,
+        });
         self.objective.after_step((step + 1) as f64 / self.total_steps() as f64);
         self.follow();
         Ok(Outcome { values, lr })
@@ -200,11 +240,11 @@ impl Engine {
         });
     }
 
-    /// Writes a checkpoint after `step` steps.
+    /// Writes a checkpoint after `step` steps on the pictures of these stores.
     ///
     /// # Errors
     /// Names the file that the disk does not take; one that was there stays.
-    pub fn save(&self, path: &std::path::Path, step: i64) -> anyhow::Result<()> {
+    pub fn save(&self, path: &Path, step: i64, data: &[StoreMark]) -> anyhow::Result<()> {
         let config = &self.config;
         let meta = checkpoint::Meta {
             format: checkpoint::FORMAT,
@@ -217,6 +257,7 @@ impl Engine {
             step,
             config: config::table_of(config)?,
             scores: toml::Table::new(),
+            data: data.to_vec(),
         };
         let mut tensors = model_tensors(&self.vs);
         tensors.extend(self.optimizer.state());
@@ -224,15 +265,25 @@ impl Engine {
         Ok(checkpoint::save(path, &meta, tensors)?)
     }
 
-    /// Puts everything back as the checkpoint in the folder `run` has it; gives the steps that were done.
+    /// Puts everything back as the checkpoint in the folder `run` has it, which is to go on with `data`; gives the steps
+    /// that were done.
     ///
     /// # Errors
-    /// Names the file, or the setting that the run had otherwise.
-    pub fn restore(&mut self, run: &std::path::Path) -> anyhow::Result<i64> {
+    /// Names the file, the setting that the run had otherwise, or the store that is not the one it had.
+    pub fn restore(&mut self, run: &Path, data: &[StoreMark]) -> anyhow::Result<i64> {
         let file = run.join(checkpoint::FILE_NAME);
         let saved: Checkpoint = Checkpoint::load(&file).context("there is nothing to resume")?;
-        if let Some(conflict) = self.config.conflict(&saved.meta.config)? {
-            anyhow::bail!("{}: {conflict}", run.display());
+        if let Some(conflict) = self.config.conflict(saved.meta.config.clone())? {
+            bail!("{}: {conflict}", run.display());
+        }
+        if let Some(other) = other_data(&saved.meta.data, data) {
+            bail!("{}: {other}: resume it with the data that it had", run.display());
+        }
+        if saved.meta.data.is_empty() && self.group.rank() == 0 {
+            eprintln!(
+                "{}: an earlier build wrote it: whether it had the same data is not checked",
+                file.display()
+            );
         }
         saved.restore(&self.vs)?;
         self.optimizer.restore(saved.meta.step, |name| saved.tensor(name))?;
@@ -242,6 +293,32 @@ impl Engine {
         }
         Ok(saved.meta.step)
     }
+}
+
+/// In what the stores of a run differ from those it had, in words. Checkpoints of earlier builds do not tell.
+fn other_data(was: &[StoreMark], now: &[StoreMark]) -> Option<String> {
+    if was.is_empty() {
+        return None;
+    }
+    let names = |marks: &[StoreMark]| marks.iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", ");
+    if was.len() != now.len() {
+        return Some(format!(
+            "the run had {} stores ({}), not {} ({})",
+            was.len(),
+            names(was),
+            now.len(),
+            names(now)
+        ));
+    }
+    let (was, now) = was.iter().zip(now).find(|(a, b)| (a.frames, a.checksum) != (b.frames, b.checksum))?;
+    let print = |mark: &StoreMark| format!("{} frames, index {:08x}", mark.frames, mark.checksum);
+    Some(format!(
+        "store {} is not the one that the run had ({}; it had {}, {})",
+        now.name,
+        print(now),
+        was.name,
+        print(was)
+    ))
 }
 
 /// Copies of the encoder's variables, in the order of their names.
@@ -256,6 +333,7 @@ fn copies(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::method::{Method, SimSiamConfig};
     use crate::optim::Rule;
 
     fn engine(accumulate: usize) -> Engine {
@@ -298,5 +376,68 @@ mod tests {
         let average = once.average.iter().find(|(name, _)| name == "encoder.stem.conv.weight").unwrap();
         let expected = before * 0.9 + after * 0.1;
         assert!((&average.1 - expected).abs().max().double_value(&[]) < 1e-6);
+    }
+
+    #[test]
+    fn the_predictors_rate_of_simsiam_does_not_fall() {
+        let moved = |constant_predictor_lr| {
+            let simsiam = SimSiamConfig { out: 16, bottleneck: 8, constant_predictor_lr };
+            let config = PretrainConfig {
+                method: Method::SimSiam,
+                side_px: 32,
+                batch: 8,
+                epochs: 1,
+                cosine_from_epoch: 0,
+                optimizer: Rule::Sgd,
+                lr: 0.01,
+                weight_decay: 0.1,
+                precision: crate::nets::Precision::F32,
+                simsiam,
+                ..PretrainConfig::default()
+            };
+            let mut engine = Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap();
+            let names = ["predictor.second.weight", "projection.second.weight"];
+            let before = names.map(|name| engine.vs.variables()[name].detach().copy());
+            let views = views();
+            // The last step but one: the cosine is at (1 + cos(0.8 pi)) / 2 = 0.095.
+            let _ = engine.learn(8, false, |_, _| views.shallow_clone()).unwrap();
+            std::array::from_fn(|i| {
+                let gradient = engine.vs.variables()[names[i]].grad() + &before[i] * 0.1;
+                let moved = &before[i] - engine.vs.variables()[names[i]].detach();
+                (moved.norm() / gradient.norm()).double_value(&[])
+            })
+        };
+        let ([predictor, projection], [falling, _]): ([f64; 2], [f64; 2]) = (moved(true), moved(false));
+        assert!((predictor - 0.01).abs() < 1e-5, "{predictor}");
+        for rate in [projection, falling] {
+            assert!((rate - 0.01 * 0.0954915).abs() < 1e-6, "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_run_goes_on_with_the_stores_that_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(checkpoint::FILE_NAME);
+        let mark = |name: &str, frames, checksum| StoreMark { name: name.to_owned(), frames, checksum };
+        let data = [mark("a", 10, 1), mark("b", 20, 0xBEEF)];
+        let mut engine = engine(1);
+        engine.save(&file, 3, &data).unwrap();
+        assert_eq!(engine.restore(dir.path(), &data).unwrap(), 3);
+        let moved = [mark("elsewhere", 10, 1), mark("b", 20, 0xBEEF)];
+        assert_eq!(engine.restore(dir.path(), &moved).unwrap(), 3, "a store may lie elsewhere");
+        let mut fail = |data: &[StoreMark]| engine.restore(dir.path(), data).unwrap_err().to_string();
+        let grown = fail(&[mark("a", 10, 1), mark("b", 21, 0xF00D)]);
+        assert!(grown.contains("store b") && grown.contains("21 frames, index 0000f00d"), "{grown}");
+        assert!(grown.contains("20 frames, index 0000beef"), "{grown}");
+        assert!(fail(&data[..1]).contains("2 stores (a, b), not 1 (a)"));
+        // A checkpoint of an earlier build does not tell.
+        let saved: Checkpoint = Checkpoint::load(&file).unwrap();
+        let mut meta = serde_json::to_value(&saved.meta).unwrap();
+        assert!(meta.as_object_mut().unwrap().remove("data").is_some());
+        let mut tensors = model_tensors(&engine.vs);
+        tensors.extend(engine.optimizer.state());
+        tensors.extend(average_tensors(&engine.average));
+        checkpoint::save(&file, &meta, tensors).unwrap();
+        assert_eq!(engine.restore(dir.path(), &data).unwrap(), 3);
     }
 }

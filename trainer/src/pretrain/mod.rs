@@ -15,17 +15,19 @@ use tch::Device;
 
 pub use config::{PretrainArgs, PretrainConfig, Recipe, SettingArgs, Switches};
 pub use engine::{Engine, Measured, Outcome};
-pub use log::StepMetrics;
+pub use log::{OnlineScores, StepMetrics};
 pub use online::{OnlineProbe, Scores};
 
-use crate::checkpoint::FILE_NAME;
-use crate::data::{Clips, PairBatch, Pictures, Steps, prefetch_pairs, training_device};
+use crate::checkpoint::{FILE_NAME, StoreMark};
+use crate::data::{
+    CachePlan, Clips, PairBatch, PairConfig, Pictures, Reach, Steps, Timing, prefetch_pairs, training_device,
+};
 use crate::distributed::Group;
 use crate::store::{Store, StoreError};
-use crate::{memory, progress};
+use crate::{interrupt, memory, progress};
+use config::FILE_NAME as CONFIG;
 use log::RunLog;
 
-const CONFIG: &str = "config.toml";
 /// Checkpoints that are kept for evaluation, by the epochs that were done.
 const KEPT_PREFIX: &str = "epoch-";
 
@@ -34,13 +36,17 @@ const KEPT_PREFIX: &str = "epoch-";
 /// # Errors
 /// Names the file, folder or setting that stands in the way; what was saved stays.
 pub fn run(args: &PretrainArgs) -> anyhow::Result<()> {
-    let config = PretrainConfig::from_args(&args.settings)?;
+    let config = if args.resume {
+        PretrainConfig::resumed(&args.out, &args.settings)?
+    } else {
+        PretrainConfig::from_args(&args.settings)?
+    };
     let probe = match &args.probe_data {
         Some(dir) => Some((OnlineProbe::new(Store::open(dir)?, config.seed)?, args.probe_epochs)),
         None => None,
     };
     let clips = Clips::open(&args.data, config.pairs.timing)?;
-    let stop = stop_flag()?;
+    let stop = interrupt::flag()?;
     let group = Group::from_env()?;
     pretrain(&config, clips, Place { out: &args.out, resume: args.resume, group }, probe, stop)
 }
@@ -63,14 +69,6 @@ impl<'a> Place<'a> {
     }
 }
 
-static STOP: AtomicBool = AtomicBool::new(false);
-
-/// A flag that Ctrl-C sets.
-fn stop_flag() -> anyhow::Result<&'static AtomicBool> {
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
-    Ok(&STOP)
-}
-
 /// Trains until the last epoch, or until `stop` is set (with a checkpoint either way). `probe` judges the encoder after
 /// every so many epochs.
 ///
@@ -84,7 +82,8 @@ pub fn pretrain(
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
     config.check()?;
-    check_data(config, &clips)?;
+    let reach = clips.reach();
+    check_data(config, &clips, reach)?;
     let Place { out, resume, group } = place;
     let world = group.world();
     ensure!(
@@ -98,17 +97,26 @@ pub fn pretrain(
         Device::Cuda(_) => Device::Cuda(group.local_rank()),
         device => device,
     };
+    let data: Vec<_> = clips.stores().iter().map(StoreMark::of).collect();
     let mut engine = Engine::new(config, device, steps.an_epoch(clips.len()), group.clone())?;
     let first = match (resume, group.rank()) {
-        (true, _) => engine.restore(out)?,
+        (true, _) => engine.restore(out, &data)?,
         (false, 0) => start_run(config, out)?,
         (false, _) => 0,
     };
     group.barrier()?;
     engine.share()?;
+    if group.rank() == 0 {
+        eprintln!("{}", told(&clips, reach));
+    }
     let mut run = Run {
-        log: if group.rank() == 0 { Some(RunLog::open(out, first)?) } else { None },
+        log: if group.rank() == 0 {
+            Some(RunLog::open(out, first, steps.an_epoch(clips.len()), config.method, probe.is_some())?)
+        } else {
+            None
+        },
         out,
+        data,
         steps_an_epoch: steps.an_epoch(clips.len()),
         first,
         started: Instant::now(),
@@ -121,7 +129,8 @@ pub fn pretrain(
             indicatif::ProgressBar::hidden()
         },
     };
-    let pictures = Pictures::new(clips, config.load_side_px(), config.cache)?;
+    let cache = CachePlan { cache: config.cache, sharers: group.local_world(), stop };
+    let pictures = Pictures::new(clips, config.load_side_px(), cache)?;
     std::thread::scope(|scope| {
         let range = first..engine.total_steps();
         let batches = prefetch_pairs(scope, &pictures, config.pairs, steps, range, device)?;
@@ -131,33 +140,63 @@ pub fn pretrain(
     Ok(group.barrier()?)
 }
 
+fn dirs(clips: &Clips) -> String {
+    let dirs: Vec<_> = clips.stores().iter().map(|store| store.dir().display().to_string()).collect();
+    dirs.join(", ")
+}
+
 /// # Errors
 /// Where the pictures are too few, or cannot give what the switches ask for.
-fn check_data(config: &PretrainConfig, clips: &Clips) -> anyhow::Result<()> {
-    let dirs: Vec<_> = clips.stores().iter().map(|store| store.dir().display().to_string()).collect();
-    let dirs = dirs.join(", ");
+fn check_data(config: &PretrainConfig, clips: &Clips, reach: Reach) -> anyhow::Result<()> {
+    let dirs = dirs(clips);
     ensure!(
         clips.len() >= config.batch,
         "{dirs}: {} training pictures do not fill a batch of {}: lower --batch",
         clips.len(),
         config.batch
     );
-    let landmarks = clips.stores().iter().any(Store::has_landmarks);
-    for (wanted, name) in [(config.pairs.face_swap, "--face-swap"), (config.mask_fn.count > 0, "--mask-fn")] {
+    let PairConfig { time_aug, hard_neg, face_swap, cutmix, timing, .. } = config.pairs;
+    for (wanted, name) in [(face_swap, "--face-swap"), (config.mask_fn.count > 0, "--mask-fn")] {
         ensure!(
-            !wanted || landmarks,
-            "{dirs}: {name} needs landmarks, and no frame has any: prepare the store with --landmarks, or switch it off"
+            !wanted || reach.landmarks > 0.0,
+            "{dirs}: {name} needs landmarks, and no training frame has any: prepare the store with --landmarks, or \
+             switch it off"
         );
     }
-    let videos = clips.stores().iter().flat_map(|store| &store.header().videos);
-    let still = videos.into_iter().all(|video| video.frames < 2);
-    for (wanted, name) in [(config.pairs.time_aug, "--time-aug"), (config.pairs.hard_neg, "--hard-neg")] {
+    ensure!(
+        !time_aug || reach.near > 0.0,
+        "{dirs}: --time-aug needs videos, and no training frame has another within {} s: switch it off, or raise \
+         pairs.timing.t1_secs",
+        timing.t1_secs
+    );
+    ensure!(
+        !hard_neg || reach.far > 0.0,
+        "{dirs}: --hard-neg needs videos, and no training frame has another {} s away or more: switch it off, or lower \
+         pairs.timing.t2_secs",
+        timing.t2_secs
+    );
+    for (wanted, name) in [(face_swap, "--face-swap"), (cutmix, "--cutmix")] {
         ensure!(
-            !wanted || !still,
-            "{dirs}: {name} needs videos, and there are only single pictures: switch it off"
+            !wanted || reach.identities > 1,
+            "{dirs}: {name} needs two people, and all training frames are of one: switch it off"
         );
     }
     Ok(())
+}
+
+/// What the training frames have for the switches, in a line.
+fn told(clips: &Clips, reach: Reach) -> String {
+    let Timing { t1_secs, t2_secs, .. } = clips.timing();
+    let Reach { near, far, landmarks, identities } = reach;
+    format!(
+        "{}: {} training frames of {identities} people; {:.1} % have another within {t1_secs} s, {:.1} % one {t2_secs} s away \
+         or more, {:.1} % landmarks",
+        dirs(clips),
+        clips.len(),
+        100.0 * near,
+        100.0 * far,
+        100.0 * landmarks
+    )
 }
 
 /// A fresh run's folder; the first step is 0.
@@ -178,6 +217,7 @@ struct Run<'a> {
     /// The first process alone writes.
     log: Option<RunLog>,
     out: &'a Path,
+    data: Vec<StoreMark>,
     steps_an_epoch: i64,
     first: i64,
     started: Instant,
@@ -245,7 +285,7 @@ impl Run<'_> {
     }
 
     /// Writes down what a step measured; tells whether the run is to stop.
-    fn note(&mut self, engine: &Engine, (step, outcome, _batch): Pending) -> anyhow::Result<bool> {
+    fn note(&mut self, engine: &Engine, (step, outcome, batch): Pending) -> anyhow::Result<bool> {
         let Measured { loss, top1, stop } = outcome.read()?;
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower --lr");
         let memory_mb = memory::resident_bytes().map_or(0.0, |bytes| bytes as f64 / 1e6);
@@ -254,7 +294,8 @@ impl Run<'_> {
         }
         let epoch = step / self.steps_an_epoch;
         if let Some(log) = &mut self.log {
-            log.step(&StepMetrics { step, epoch, loss, top1, lr: outcome.lr, memory_mb })?;
+            let pasted_share = batch.pasted as f64 / batch.pairs.len() as f64;
+            log.step(&StepMetrics { step, epoch, loss, top1, lr: outcome.lr, memory_mb, pasted_share })?;
         }
         let rate = self.images_per_sec(engine, step + 1);
         self.bar.set_message(format!("loss {loss:.3} top-1 {:.1} % {rate:.0} images/s", 100.0 * top1));
@@ -276,14 +317,15 @@ impl Run<'_> {
         let (rate, wait_share) = (self.images_per_sec(engine, step), self.wait_share());
         let Some(log) = &mut self.log else { return Ok(()) };
         if due || save_now || step == engine.total_steps() {
-            engine.save(&self.out.join(FILE_NAME), step)?;
+            engine.save(&self.out.join(FILE_NAME), step, &self.data)?;
         }
         if !epoch_done {
             return Ok(());
         }
         let top1 = log.epoch_top1();
         if due && top1 >= config.keep_from_top1 {
-            engine.save(&self.out.join(format!("{KEPT_PREFIX}{epochs:04}.safetensors")), step)?;
+            let kept = self.out.join(format!("{KEPT_PREFIX}{epochs:04}.safetensors"));
+            engine.save(&kept, step, &self.data)?;
         }
         log.speed(step, rate, wait_share)?;
         let mut warning = log.warning();
@@ -295,7 +337,7 @@ impl Run<'_> {
                 "epoch {epochs:>4}  top-1 {top1:.3}  online kNN {:.4}  online linear probe {:.4}",
                 scores.knn, scores.linear
             ));
-            warning = log.online(step, &scores)?.or(warning);
+            warning = warning.or(log.online(step, &scores)?);
         }
         if let Some(warning) = warning {
             self.bar.println(format!("warning: {warning}"));
@@ -322,5 +364,71 @@ impl Run<'_> {
         if let (Some(early), Some(now)) = (self.early_memory_mb, memory::resident_bytes()) {
             eprintln!("memory: {early:.0} MB after step {WARM_STEPS}, {:.0} MB at the end", now as f64 / 1e6);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::method::MaskFn;
+    use crate::prepare::encode_jpeg;
+    use crate::store::{Provenance, Sample, Split, StoreWriter};
+
+    /// Videos of these people, with frames at these times; those of Val are not for training.
+    fn clips(dir: &Path, videos: &[(&str, &[f64], Split)], landmarks: bool) -> Clips {
+        let mut writer = StoreWriter::create(dir).unwrap();
+        let jpeg = encode_jpeg(&[9; 256], 16, 16, 1, 90).unwrap();
+        for (identity, times, split) in videos {
+            writer.begin_video(identity, "v");
+            for &t in *times {
+                let landmarks = landmarks.then_some([0.5; 136]);
+                writer.push(&jpeg, &Sample { landmarks, ..Sample::unlabelled(t, *split) }).unwrap();
+            }
+        }
+        writer.commit(Provenance::default()).unwrap();
+        Clips::open(&[dir.to_owned()], Timing::default()).unwrap()
+    }
+
+    #[test]
+    fn a_switch_that_would_do_nothing_is_refused_and_the_others_are_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let with = |pairs: PairConfig, count| PretrainConfig {
+            batch: 2,
+            pairs,
+            mask_fn: MaskFn { count, ..MaskFn::default() },
+            ..PretrainConfig::default()
+        };
+        let off = PairConfig::default();
+        let switches = [
+            ("--time-aug", with(PairConfig { time_aug: true, ..off }, 0)),
+            ("--hard-neg", with(PairConfig { hard_neg: true, ..off }, 0)),
+            ("--face-swap", with(PairConfig { face_swap: true, ..off }, 0)),
+            ("--cutmix", with(PairConfig { cutmix: true, ..off }, 0)),
+            ("--mask-fn", with(off, 1)),
+        ];
+        let refused = |clips: &Clips| -> Vec<&str> {
+            let check = |config: &PretrainConfig| check_data(config, clips, clips.reach());
+            check(&with(off, 0)).unwrap();
+            let failed = switches.iter().filter_map(|(name, config)| Some((*name, check(config).err()?)));
+            failed.map(|(name, error)| error.to_string().contains(name).then_some(name).unwrap()).collect()
+        };
+        // Videos, but at a frame every two seconds; the second person, the landmarks and the long video are not for
+        // training.
+        let slow = dir.path().join("slow");
+        let videos: &[(&str, &[f64], Split)] =
+            &[("a", &[0.0, 2.0], Split::Train), ("b", &[0.0, 0.5, 4.0], Split::Val)];
+        let slow = clips(&slow, videos, false);
+        assert_eq!(refused(&slow), ["--time-aug", "--hard-neg", "--face-swap", "--cutmix", "--mask-fn"]);
+        let videos: &[(&str, &[f64], Split)] =
+            &[("a", &[0.0, 0.5, 3.2], Split::Train), ("b", &[0.0], Split::Train)];
+        let whole = clips(&dir.path().join("whole"), videos, true);
+        assert!(refused(&whole).is_empty());
+        let line = told(&whole, whole.reach());
+        for part in ["4 training frames of 2 people", "50.0 % have another within 1 s", "50.0 % one 3 s away"]
+        {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(line.contains("100.0 % landmarks"), "{line}");
     }
 }

@@ -5,9 +5,10 @@ use anyhow::ensure;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
-use crate::eval::{Features, InputSpec, classes, embed, fit_probe, hits, knn_accuracy, labelled};
+use crate::eval::{Features, classes, embed, fit_probe, hits, knn_accuracy, labelled};
 use crate::store::{Split, Store};
 
 /// Labelled pictures that an encoder is judged on again and again.
@@ -20,7 +21,7 @@ pub struct OnlineProbe {
 }
 
 /// Accuracies on the validation split.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// Weighted vote of the nearest neighbours among the training split's embeddings.
     pub knn: f64,
@@ -49,16 +50,16 @@ impl OnlineProbe {
         Ok(Self { store, classes, train, val })
     }
 
-    /// Judges the encoder as it is.
+    /// Judges the encoder as it is; where the run keeps an average of its weights, that, for it is what is exported.
     ///
     /// # Errors
     /// Names the picture that cannot be decoded.
     pub fn judge(&self, engine: &Engine) -> anyhow::Result<Scores> {
-        let config = engine.config();
-        let input = InputSpec { side_px: config.side_px, mean: config.mean, std: config.std };
+        let averaged = engine.averaged();
+        let encoder = averaged.as_ref().map_or_else(|| engine.encoder(), |(_, encoder)| encoder);
+        let dim = encoder.backbone().embedding_size() as usize;
         let features = |(indices, labels): &(Vec<usize>, Vec<usize>)| {
-            let values = embed(engine.encoder(), engine.device(), input, &self.store, indices)?;
-            let dim = config.backbone.embedding_size() as usize;
+            let values = embed(encoder, engine.device(), engine.input(), &self.store, indices)?;
             anyhow::Ok(Features { classes: self.classes.clone(), labels: labels.clone(), dim, values })
         };
         let (train, val) = (features(&self.train)?, features(&self.val)?);
@@ -77,4 +78,71 @@ fn some_of((indices, labels): (Vec<usize>, Vec<usize>), seed: u64) -> (Vec<usize
     all.truncate(MOST);
     all.sort_unstable();
     all.into_iter().unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::distributed::Group;
+    use crate::eval::{Loaded, encoder_features};
+    use crate::nets::Precision;
+    use crate::prepare::encode_jpeg;
+    use crate::pretrain::PretrainConfig;
+    use crate::store::{Provenance, Sample, StoreWriter};
+    use rand::RngExt;
+    use semblance_face::labels::Expression;
+    use tch::{Device, no_grad};
+
+    const SIDE_PX: u32 = 32;
+
+    /// Noise about two grey levels, an expression each: 40 pictures to train on, 40 for validation.
+    fn store(dir: &std::path::Path) -> Store {
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let mut writer = StoreWriter::create(dir).unwrap();
+        for i in 0..80u8 {
+            let level = 90.0 + 60.0 * f32::from(i % 2);
+            let grey: Vec<u8> = (0..SIDE_PX * SIDE_PX)
+                .map(|_| (level + rng.random_range(-60.0..60.0f32)).clamp(0.0, 255.0) as u8)
+                .collect();
+            writer.begin_video(&format!("p{i}"), "v");
+            let split = if i < 40 { Split::Train } else { Split::Val };
+            let expression = Some([Expression::Happy, Expression::Sad][usize::from(i % 2)]);
+            let jpeg = encode_jpeg(&grey, SIDE_PX, SIDE_PX, 1, 95).unwrap();
+            writer.push(&jpeg, &Sample { expression, ..Sample::unlabelled(0.0, split) }).unwrap();
+        }
+        writer.commit(Provenance::default()).unwrap();
+        Store::open(dir).unwrap()
+    }
+
+    #[test]
+    fn what_is_judged_is_what_a_checkpoint_is_evaluated_as() {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = OnlineProbe::new(store(&dir.path().join("store")), 0).unwrap();
+        let config = PretrainConfig {
+            side_px: SIDE_PX,
+            ema: 0.9,
+            precision: Precision::F32,
+            ..PretrainConfig::default()
+        };
+        let engine = Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap();
+        // Training leaves the average behind: here by far, and where it says nothing at all.
+        no_grad(|| {
+            for (name, mut variable) in engine.variables() {
+                if name.starts_with("encoder.") && name.ends_with("conv.weight") {
+                    let _ = variable.zero_();
+                }
+            }
+        });
+        let path = dir.path().join("checkpoint.safetensors");
+        engine.save(&path, 1, &[]).unwrap();
+        let loaded = Loaded::from_checkpoint(&Checkpoint::load(&path).unwrap()).unwrap();
+        let features = |split| encoder_features(&loaded, &probe.store, split, &probe.classes).unwrap();
+        let (train, val) = (features(Split::Train), features(Split::Val));
+        let scores = probe.judge(&engine).unwrap();
+        assert_eq!(scores.knn, knn_accuracy(&train, &val, NEIGHBOURS, TEMPERATURE).unwrap());
+        assert_eq!(scores.linear, hits(&fit_probe(&train, L2).unwrap(), &val) as f64 / 40.0);
+        assert!(scores.linear > 0.6, "the average tells the levels apart, zeros would not: {scores:?}");
+    }
 }

@@ -142,6 +142,11 @@ impl Store {
         &self.header
     }
 
+    /// The checksum of its index, which differs once anything of it does.
+    pub fn checksum(&self) -> u32 {
+        u32::from_le_bytes([self.index[12], self.index[13], self.index[14], self.index[15]])
+    }
+
     /// Frames.
     pub fn len(&self) -> usize {
         self.header.frames as usize
