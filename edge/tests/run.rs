@@ -277,7 +277,12 @@ fn a_bundle_with_one_flipped_bit_is_refused_by_name() {
 
 #[test]
 fn wrong_usage_exits_with_2_and_help_with_0() {
-    for args in [&["run", "--size", "640"][..], &["run", "--source"], &["fly"], &["run", "--source", "x", "--out", "xml"]] {
+    for args in [
+        &["run", "--size", "640"][..],
+        &["run", "--source"],
+        &["fly"],
+        &["run", "--source", "x", "--out", "xml"],
+    ] {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }
     let help = run(&["run", "--help"]);
