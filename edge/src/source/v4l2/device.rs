@@ -18,7 +18,7 @@ use crate::source::pixels::PixelFormat;
 const CAPTURE: u32 = sys::v4l2_buf_type_V4L2_BUF_TYPE_VIDEO_CAPTURE;
 const MMAP: u32 = sys::v4l2_memory_V4L2_MEMORY_MMAP;
 /// Buffers that the driver is asked for.
-const BUFFERS: u32 = 4;
+const BUFFERS: u32 = 8;
 /// No list of a driver is longer than this: one that repeats itself for ever is cut.
 const MAX_LISTED: u32 = 256;
 

@@ -193,7 +193,7 @@ impl Camera {
         }
         let start = Instant::now();
         let mut newest: Option<Filled> = None;
-        let (mut damaged_before, mut damaged_since, mut filled_buffers) = (0, 0, 0);
+        let (mut overtaken, mut damaged_before, mut damaged_since, mut filled_buffers) = (0, 0, 0, 0);
         while let Some(filled) = opened.stream.take()? {
             filled_buffers += 1;
             let older = if std::mem::take(&mut opened.is_first) {
@@ -204,13 +204,19 @@ impl Camera {
                 Some(filled)
             } else {
                 damaged_before += std::mem::take(&mut damaged_since);
-                newest.replace(filled)
+                let older = newest.replace(filled);
+                overtaken += u64::from(older.is_some());
+                older
             };
             if let Some(older) = older {
                 opened.stream.give_back(older.index)?;
             }
         }
-        self.sequence.skip(damaged_before);
+        self.sequence.skip(damaged_before + overtaken);
+        for _ in 0..overtaken {
+            self.telemetry.source.count_captured();
+            self.telemetry.count_replaced();
+        }
         let Some(filled) = newest else {
             self.sequence.skip(damaged_since);
             return Ok(false);
