@@ -76,7 +76,8 @@ fn two_processes_have_the_losses_of_one_with_both_batches() {
         assert_eq!((one.len(), two.len()), (5, 5), "{method}: 80 pictures, 16 a step");
         for (a, b) in one.iter().zip(&two) {
             assert!((a.loss - b.loss).abs() < 1e-4, "{method}: {a:?} {b:?}");
-            assert!((a.top1 - b.top1).abs() < 1e-6, "{method}: {a:?} {b:?}");
+            // One picture of 16 may be as near to another as to its own, to within rounding.
+            assert!((a.top1 - b.top1).abs() < 1.5 / 16.0, "{method}: {a:?} {b:?}");
         }
         // A gradient that was wrong by a factor of two would be seen.
         let difference = (one[4].loss - faster[4].loss).abs();
