@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use semblance_edge::http::{About, HttpOptions, Labels, Server};
-use semblance_edge::prediction::{ExpressionPrediction, FrameReport, Prediction, Scores, StageMillis};
+use semblance_edge::http::{About, HttpOptions, Server};
+use semblance_edge::prediction::{
+    ExpressionPrediction, FrameReport, Labels, Prediction, Scores, StageMillis,
+};
 use semblance_edge::run::Shared;
 use semblance_edge::telemetry::SourceState;
 use serde_json::{Value, json};
@@ -316,15 +318,17 @@ fn every_head_of_a_bundle_is_shown_and_absent_ones_are_named() {
     let Some(browser) = Browser::start() else { return };
     let names = |names: &str| names.split(' ').map(str::to_owned).collect();
     let labels = Labels {
+        bundle: "of all heads".to_owned(),
         expression: names("neutral happy sad surprise fear disgust angry contempt"),
         valence_arousal: true,
+        pose: true,
+        landmarks: false,
         au: names("AU01 AU02 AU04 AU06 AU09 AU12 AU25 AU26"),
     };
     let shared = Arc::new(Shared::default());
     let options = HttpOptions::new("127.0.0.1:0".parse().unwrap());
     let about = About {
         version: "0.0.0".to_owned(),
-        bundle: "of all heads".to_owned(),
         source: "a test".to_owned(),
         labels: labels.clone(),
         user: None,
