@@ -1,6 +1,6 @@
 //! Keeps a device within its means: under heat or load the rate falls before anything else does.
 //!
-//! Load: where the pipeline is busy nearly all the time, the finder runs less often, within [`MAX_FIND_SECS`]; frames
+//! Load: where the pipeline is busy nearly all the time with a live source, the finder runs less often, within [`MAX_FIND_SECS`]; frames
 //! beyond what the pipeline can do are left out by the mailbox in any case. Heat: from [`MARGIN_C`] below the point at
 //! which the system itself would slow the processor down, the rate is halved, and halved again while it gets hotter.
 
@@ -59,6 +59,8 @@ const THERMAL: &str = "/sys/class/thermal";
 /// Watches load and heat, and decides once a second.
 #[derive(Debug)]
 pub struct Governor {
+    /// Whether frames come whether there is time for them or not.
+    live: bool,
     wanted_find_every: u32,
     wanted_interval: Duration,
     zones: Vec<Zone>,
@@ -78,14 +80,16 @@ struct Zone {
 }
 
 impl Governor {
-    /// A governor of this machine: the finder is to run on every `find_every`-th frame, at most `max_fps` frames a second.
-    pub fn new(find_every: u32, max_fps: Option<f64>) -> Self {
-        Self::reading(find_every, max_fps, Path::new(THERMAL))
+    /// A governor of this machine: the finder is to run on every `find_every`-th frame, at most `max_fps` frames a second. A
+    /// recording, which is not `live`, takes what time it needs: it keeps the pipeline busy, and the finder as it is.
+    pub fn new(live: bool, find_every: u32, max_fps: Option<f64>) -> Self {
+        Self::reading(live, find_every, max_fps, Path::new(THERMAL))
     }
 
-    fn reading(find_every: u32, max_fps: Option<f64>, thermal: &Path) -> Self {
+    fn reading(live: bool, find_every: u32, max_fps: Option<f64>, thermal: &Path) -> Self {
         let interval = max_fps.map_or(Duration::ZERO, |fps| Duration::from_secs_f64(1.0 / fps));
         Self {
+            live,
             wanted_find_every: find_every,
             wanted_interval: interval,
             zones: zones(thermal),
@@ -118,7 +122,9 @@ impl Governor {
         if let Some((temperature, over)) = hottest {
             self.heed_heat(temperature, over);
         }
-        self.heed_load(share, rate);
+        if self.live {
+            self.heed_load(share, rate);
+        }
         let natural = if self.wanted_interval.is_zero() {
             1.0 / NOMINAL_FPS
         } else {
@@ -232,7 +238,7 @@ mod tests {
     #[test]
     fn a_busy_pipeline_finds_less_often_and_recovers() {
         let dir = tempfile::tempdir().unwrap();
-        let mut governor = Governor::reading(5, None, dir.path());
+        let mut governor = Governor::reading(true, 5, None, dir.path());
         let mut now = Instant::now();
         let calm = second(&mut governor, &mut now, 30, 8);
         assert_eq!((calm.find_every, calm.reason.as_str()), (5, ""));
@@ -245,6 +251,9 @@ mod tests {
             second(&mut governor, &mut now, 30, 8);
         }
         assert_eq!(governor.decision(), Decision { find_every: 5, interval: Duration::ZERO });
+        let mut recorded = Governor::reading(false, 5, None, dir.path());
+        let busy = second(&mut recorded, &mut now, 20, 50);
+        assert!(busy.busy > 0.9 && busy.find_every == 5, "{busy:?}");
     }
 
     #[test]
@@ -261,7 +270,7 @@ mod tests {
         ] {
             fs::write(zone.join(file), text).unwrap();
         }
-        let mut governor = Governor::reading(5, None, dir.path());
+        let mut governor = Governor::reading(true, 5, None, dir.path());
         let mut now = Instant::now();
         let mut at = |governor: &mut Governor, celsius: u32| {
             fs::write(zone.join("temp"), format!("{celsius}000\n")).unwrap();

@@ -70,6 +70,7 @@ pub fn run(
     options: &RunOptions,
     stop: &AtomicBool,
 ) -> Result<(), RunError> {
+    let mut governor = Governor::new(source.pace() == Pace::Live, options.find_every, options.max_fps);
     let (inlet, outlet) = mailbox();
     let (give_back, spare) = bounded(CAPTURES);
     for _ in 0..CAPTURES {
@@ -83,7 +84,7 @@ pub fn run(
         let capturing = scope.spawn(|| {
             capture(source, Spares { spare, give_back: give_back.clone() }, inlet, telemetry, &over)
         });
-        let computed = compute(&outlet, pipeline, shared, options, stop, |done| {
+        let computed = compute(&outlet, pipeline, shared, options, &mut governor, stop, |done| {
             let _ = give_back.try_send(done);
         });
         over.store(true, Ordering::Relaxed);
@@ -153,11 +154,11 @@ fn compute(
     pipeline: &mut Pipeline,
     shared: &Shared,
     options: &RunOptions,
+    governor: &mut Governor,
     stop: &AtomicBool,
     give_back: impl Fn(Capture),
 ) -> Result<(), RunError> {
     let telemetry = &shared.telemetry;
-    let mut governor = Governor::new(options.find_every, options.max_fps);
     let (mut pool, mut times) = (ReportPool::default(), FrameTimes::default());
     let mut left = options.max_frames.unwrap_or(u64::MAX);
     let mut next_start = Instant::now();

@@ -16,6 +16,7 @@ fn edge(args: &[&str], input: Vec<u8>) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_edge"))
         .args(args)
         .env("SEMBLANCE_BUNDLE", bundle)
+        .env("SEMBLANCE_HTTP", "off")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

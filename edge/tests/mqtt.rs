@@ -199,7 +199,7 @@ fn within<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 fn edge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
     let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default");
-    command.args(args).env("SEMBLANCE_BUNDLE", bundle).stdout(Stdio::null());
+    command.args(args).env("SEMBLANCE_BUNDLE", bundle).env("SEMBLANCE_HTTP", "off").stdout(Stdio::null());
     command
 }
 

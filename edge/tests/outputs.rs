@@ -15,7 +15,12 @@ fn shipped_bundle() -> PathBuf {
 
 fn edge(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
-    command.args(args).env("SEMBLANCE_BUNDLE", shipped_bundle()).output().unwrap()
+    command
+        .args(args)
+        .env("SEMBLANCE_BUNDLE", shipped_bundle())
+        .env("SEMBLANCE_HTTP", "off")
+        .output()
+        .unwrap()
 }
 
 fn stderr(output: &Output) -> String {

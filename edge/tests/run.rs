@@ -18,7 +18,7 @@ fn shipped_bundle() -> PathBuf {
 
 fn edge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
-    command.args(args).env("SEMBLANCE_BUNDLE", shipped_bundle());
+    command.args(args).env("SEMBLANCE_BUNDLE", shipped_bundle()).env("SEMBLANCE_HTTP", "off");
     command
 }
 

@@ -72,7 +72,7 @@ impl HttpArgs {
         };
         let server = match Server::start(&options, Arc::clone(shared), about) {
             Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
-                eprintln!("edge: no dashboard: {error}");
+                log::warn!("no dashboard: {error}");
                 return Ok(None);
             }
             server => server?,
