@@ -385,7 +385,7 @@ fn memory() -> Finding {
 }
 
 fn heat() -> Finding {
-    match Governor::new(1, None).hottest() {
+    match Governor::new(false, 1, None).hottest() {
         Some((celsius, over)) if over >= -crate::governor::MARGIN_C => Finding::warn(
             "heat",
             format!("{celsius:.0} °C, where it slows down at {:.0} °C", celsius - over),

@@ -1,7 +1,7 @@
 //! Hands every frame's report to all who subscribed, each with a bounded queue of its own: a slow one delays nobody.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
@@ -104,7 +104,8 @@ struct Queue {
 /// The writing end of all queues.
 #[derive(Debug, Default)]
 pub struct Hub {
-    queues: Mutex<Vec<Queue>>,
+    /// Replaced as a whole: who publishes holds no lock while a queue is waited for.
+    queues: Mutex<Arc<Vec<Arc<Queue>>>>,
     closed: AtomicBool,
     /// Whether anybody ever subscribed, those who only watch aside.
     known: AtomicBool,
@@ -134,38 +135,50 @@ impl Hub {
             problem: Mutex::new(None),
         });
         let subscription = Subscription { reports: reports.clone(), stats: Arc::clone(&stats) };
-        let mut queues = self.queues();
+        let mut queues = self.lock();
         if !self.closed.load(Ordering::Relaxed) {
             self.known.fetch_or(counts, Ordering::Relaxed);
-            queues.push(Queue { sender, oldest: reports, overflow, counts, stats });
+            let queue = Arc::new(Queue { sender, oldest: reports, overflow, counts, stats });
+            *queues = Arc::new(queues.iter().cloned().chain([queue]).collect());
         }
         subscription
     }
 
     /// Hands a report to every queue; waits only for those that ask for it, and no longer than until `stop`.
     pub fn publish(&self, report: &Arc<FrameReport>, stop: &AtomicBool) {
-        self.queues().retain(|queue| queue.put(Arc::clone(report), stop));
+        let queues = self.queues();
+        let left = queues.iter().filter(|queue| !queue.put(Arc::clone(report), stop)).count();
+        if left > 0 {
+            let mut queues = self.lock();
+            *queues = Arc::new(queues.iter().filter(|queue| !queue.stats.closed()).cloned().collect());
+        }
     }
 
     /// Whether all who subscribed have left, those who only watch aside.
     pub fn is_deserted(&self) -> bool {
-        let left = |queue: &Queue| !queue.counts || queue.stats.closed();
+        let left = |queue: &Arc<Queue>| !queue.counts || queue.stats.closed();
         self.known.load(Ordering::Relaxed) && self.queues().iter().all(left)
     }
 
     /// No report will follow: readers get what is queued, then the end.
     pub fn close(&self) {
-        let mut queues = self.queues();
+        let mut queues = self.lock();
         self.closed.store(true, Ordering::Relaxed);
-        queues.clear();
+        *queues = Arc::default();
     }
 
-    /// Counts of the queues that are there.
+    /// Counts of the queues that somebody reads.
     pub fn stats(&self) -> Vec<Arc<QueueStats>> {
-        self.queues().iter().map(|queue| Arc::clone(&queue.stats)).collect()
+        let queues = self.queues();
+        let read = queues.iter().filter(|queue| !queue.stats.closed());
+        read.map(|queue| Arc::clone(&queue.stats)).collect()
     }
 
-    fn queues(&self) -> std::sync::MutexGuard<'_, Vec<Queue>> {
+    fn queues(&self) -> Arc<Vec<Arc<Queue>>> {
+        Arc::clone(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Vec<Arc<Queue>>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -302,6 +315,23 @@ mod tests {
         }
         assert!(thread.join().is_ok());
         assert_eq!(seen, (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn while_one_is_waited_for_others_may_ask_and_subscribe() {
+        let hub = Arc::new(Hub::default());
+        let stuck = hub.subscribe("stuck", 1, Overflow::Wait);
+        let writer = Arc::clone(&hub);
+        let thread = std::thread::spawn(move || publish(&writer, &mut ReportPool::default(), 0..3));
+        while stuck.stats().delivered() == 0 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(hub.stats().len(), 1);
+        let late = hub.subscribe("late", 8, Overflow::DropOldest);
+        assert_eq!(std::iter::from_fn(|| stuck.recv()).take(3).count(), 3);
+        assert!(thread.join().is_ok());
+        assert!(!numbers(&late).is_empty());
     }
 
     #[test]

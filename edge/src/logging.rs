@@ -21,8 +21,8 @@ pub enum LogFormat {
 
 /// Starts logging: what `RUST_LOG` says, else warnings and worse; for collectors of logs, what changes, too.
 pub fn init(format: LogFormat) {
-    let format = resolve(format, std::env::var_os("JOURNAL_STREAM").is_some());
-    let usual = if format == LogFormat::Text { "warn" } else { "warn,semblance_edge=info" };
+    let format = resolve(format, journal_reads_us());
+    let usual = if format == LogFormat::Text { "warn" } else { "warn,edge=info,semblance_edge=info" };
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(usual));
     match format {
         LogFormat::Journal => builder.format(journal),
@@ -30,6 +30,17 @@ pub fn init(format: LogFormat) {
         LogFormat::Auto | LogFormat::Text => &mut builder,
     };
     builder.init();
+}
+
+/// Whether standard error is the stream that systemd connected to its journal (systemd.exec(5)): programs that it did not
+/// start itself may have inherited the variable.
+fn journal_reads_us() -> bool {
+    #[cfg(target_os = "linux")]
+    if let (Ok(named), Ok(ours)) = (std::env::var("JOURNAL_STREAM"), std::fs::metadata("/proc/self/fd/2")) {
+        use std::os::linux::fs::MetadataExt;
+        return named == format!("{}:{}", ours.st_dev(), ours.st_ino());
+    }
+    false
 }
 
 fn resolve(format: LogFormat, under_systemd: bool) -> LogFormat {

@@ -4,6 +4,8 @@ mod commands;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::error::ErrorKind;
@@ -55,11 +57,10 @@ fn main() -> ExitCode {
         }
     };
     let result = match cli.command {
-        Command::Run(args) if args.mixes_outputs() => {
-            let message = "only one output can be standard output: give the others a file, as csv:FILE";
-            Cli::command().error(ErrorKind::ArgumentConflict, message).exit()
-        }
         Command::Run(args) => {
+            if let Some(message) = args.conflict() {
+                Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+            }
             logging::init(args.log_format);
             run_until_done(args)
         }
@@ -96,20 +97,48 @@ fn read_settings() -> Result<(Settings, Cli), SettingsError> {
     Ok((settings, cli))
 }
 
-/// Runs, and after a SIGHUP runs again with settings read anew; where those are wrong, with the ones before.
+/// After a reload: how long before something that cannot be opened is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Runs, and after a SIGHUP runs again with settings read anew; where those are wrong, with the ones before. A reload does not
+/// end the program: what cannot be opened then is tried again.
 fn run_until_done(mut args: RunArgs) -> anyhow::Result<()> {
     let signals = Signals::listen().context("cannot listen to signals")?;
     let mut again = false;
-    while run::command(&args, &signals, again)? == Outcome::Reload {
+    let mut before = None;
+    loop {
+        let outcome = match run::open(&args, again) {
+            Ok(opened) => opened.run(&signals)?,
+            Err(error) if again => {
+                log::error!("{}", semblance_face::describe(error.as_ref()));
+                match before.take() {
+                    Some(earlier) => {
+                        log::error!("the settings stay as they were");
+                        args = earlier;
+                    }
+                    None => std::thread::park_timeout(RETRY),
+                }
+                if !signals.stop().load(Ordering::Relaxed) {
+                    continue;
+                }
+                if signals.take_reload() { Outcome::Reload } else { Outcome::Done }
+            }
+            Err(error) => return Err(error),
+        };
+        if outcome == Outcome::Done {
+            return Ok(());
+        }
         again = true;
         match read_settings() {
-            Ok((_, Cli { command: Command::Run(read) })) => {
-                log::info!("settings read anew");
-                args = read;
-            }
+            Ok((_, Cli { command: Command::Run(read) })) => match read.conflict() {
+                None => {
+                    log::info!("settings read anew");
+                    before = Some(std::mem::replace(&mut args, read));
+                }
+                Some(conflict) => log::error!("the settings stay as they were: {conflict}"),
+            },
             Ok(_) => {}
             Err(error) => log::error!("the settings stay as they were: {error}"),
         }
     }
-    Ok(())
 }

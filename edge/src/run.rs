@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use thiserror::Error;
 
-use crate::governor::Governor;
+use crate::governor::{Governor, Pressure};
 use crate::hub::{Hub, ReportPool};
 use crate::mailbox::{Empty, Inlet, Outlet, mailbox};
 use crate::pipeline::{Pipeline, PipelineError};
@@ -84,15 +84,25 @@ pub fn run(
         let capturing = scope.spawn(|| {
             capture(source, Spares { spare, give_back: give_back.clone() }, inlet, telemetry, &over)
         });
+        let ending = SetOnDrop(&over);
         let computed = compute(&outlet, pipeline, shared, options, &mut governor, stop, |done| {
             let _ = give_back.try_send(done);
         });
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         drop(outlet);
         let captured = capturing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         computed?;
         Ok(captured?)
     })
+}
+
+/// Says so when the run is over, a panic included: else the thread that captures would be waited for without end.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Captures that are free to be filled, and where they come back to.
@@ -171,7 +181,12 @@ fn compute(
         }
         let mut capture = match outlet.take(PATIENCE) {
             Ok(capture) => capture,
-            Err(Empty::Yet) => continue,
+            Err(Empty::Yet) => {
+                if let Some(pressure) = governor.look(Instant::now()) {
+                    tell(telemetry, pressure);
+                }
+                continue;
+            }
             Err(Empty::ForGood) => break,
         };
         let begun = Instant::now();
@@ -192,18 +207,22 @@ fn compute(
         }
         give_back(capture);
         if let Some(pressure) = governor.count(begun.elapsed(), Instant::now()) {
-            let before = telemetry.pressure();
-            if before.reason != pressure.reason {
-                match pressure.reason.as_str() {
-                    "" => log::info!("no pressure any more"),
-                    reason => log::warn!("{reason}"),
-                }
-            }
-            telemetry.set_pressure(pressure);
+            tell(telemetry, pressure);
         }
         let decision = governor.decision();
         pipeline.set_find_every(decision.find_every);
         next_start = begun + decision.interval;
     }
     Ok(())
+}
+
+/// Publishes what slows the run down; a change is logged.
+fn tell(telemetry: &Telemetry, pressure: Pressure) {
+    if telemetry.pressure().reason != pressure.reason {
+        match pressure.reason.as_str() {
+            "" => log::info!("no pressure any more"),
+            reason => log::warn!("{reason}"),
+        }
+    }
+    telemetry.set_pressure(pressure);
 }

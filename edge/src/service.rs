@@ -16,9 +16,10 @@ use crate::telemetry::SourceState;
 /// What signals ask for.
 #[derive(Clone, Debug, Default)]
 pub struct Signals {
+    /// Every signal sets it: the run that goes on is to end.
     stop: Arc<AtomicBool>,
+    /// And none is to follow.
     terminate: Arc<AtomicBool>,
-    reload: Arc<AtomicBool>,
 }
 
 /// Exit status of a program that a second Ctrl-C ended.
@@ -33,12 +34,11 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         let signals = Self::default();
         for signal in [SIGTERM, SIGINT] {
-            // In this order: the first signal finds the flag not yet set.
+            // In this order: the first signal finds the flag not yet set, and `stop` is set last.
             flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&signals.terminate))?;
             flag::register(signal, Arc::clone(&signals.terminate))?;
             flag::register(signal, Arc::clone(&signals.stop))?;
         }
-        flag::register(SIGHUP, Arc::clone(&signals.reload))?;
         flag::register(SIGHUP, Arc::clone(&signals.stop))?;
         Ok(signals)
     }
@@ -48,13 +48,15 @@ impl Signals {
         &self.stop
     }
 
-    /// After a run: whether it is to start again with settings read anew. Tells so once a SIGHUP.
+    /// After a run: whether it was ended to start again with settings read anew. The next run is then free to go.
     pub fn take_reload(&self) -> bool {
-        let reload = self.reload.swap(false, Ordering::Relaxed) && !self.terminate.load(Ordering::Relaxed);
-        if reload {
-            self.stop.store(false, Ordering::Relaxed);
+        let asked = self.stop.swap(false, Ordering::SeqCst);
+        // A signal to end that came meanwhile has set this before it set `stop`, which may be the one just cleared.
+        if self.terminate.load(Ordering::SeqCst) {
+            self.stop.store(true, Ordering::SeqCst);
+            return false;
         }
-        reload
+        asked
     }
 }
 

@@ -30,9 +30,8 @@ count() { grep -c "$1" "$2" 2> /dev/null; }
 lines() { wc -l < "$1"; }
 # Whether a log tells of a state so many times.
 told() { [ "$(count "source $1:" "$2")" -ge "$3" ]; }
-# Whether the run is degraded for the N-th time. The log tells it; where edge serves /healthz, wget can ask there.
 # What an integrator would watch: 503 while there is something wrong.
-is_degraded() { ! wget -q -O /dev/null http://127.0.0.1:8017/healthz 2> /dev/null; }
+is_degraded() { wget -O /dev/null http://127.0.0.1:8017/healthz 2>&1 | grep -q ' 503 '; }
 predicts_beyond() { [ "$(lines "$1")" -gt "$2" ]; }
 # Waits until nothing is predicted any more: one frame may be in work and one more wait when a camera stands still.
 settle() {

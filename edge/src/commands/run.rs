@@ -2,20 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
 use sd_notify::NotifyState;
-use semblance_edge::http::About;
+use semblance_edge::http::{About, Server};
 use semblance_edge::hub::Overflow;
 use semblance_edge::logging::LogFormat;
+use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::service::{self, Reporter, Signals};
 use semblance_edge::sink::{self, SinkSpec};
 use semblance_edge::smooth::OneEuro;
 use semblance_edge::source::pixels::PixelFormat;
-use semblance_edge::source::{self, Pace, SourceOptions};
+use semblance_edge::source::{self, Pace, Source, SourceOptions};
 use semblance_face::Frame;
 
 use super::{HttpArgs, OutParser, PipelineArgs};
@@ -89,10 +91,14 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Whether two outputs would write to standard output.
-    pub(crate) fn mixes_outputs(&self) -> bool {
+    /// What cannot go together, in words.
+    pub(crate) fn conflict(&self) -> Option<&'static str> {
         let is_stdout = |spec: &&SinkSpec| matches!(spec, SinkSpec::Jsonl(None) | SinkSpec::Csv(None));
-        self.out.iter().filter(is_stdout).count() > 1
+        if self.out.iter().filter(is_stdout).count() > 1 {
+            return Some("only one output can be standard output: give the others a file, as csv:FILE");
+        }
+        let twice = self.out.iter().enumerate().any(|(i, spec)| self.out[..i].contains(spec));
+        twice.then_some("the same output is given twice")
     }
 }
 
@@ -161,10 +167,21 @@ pub(crate) enum Outcome {
     Reload,
 }
 
-/// Runs once. `again` says that a run before has written to the same outputs: they are continued.
-pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow::Result<Outcome> {
+/// A run that is ready to start.
+pub(crate) struct Opened<'a> {
+    args: &'a RunArgs,
+    pipeline: Pipeline,
+    shared: Arc<Shared>,
+    source: Box<dyn Source>,
+    server: Option<Server>,
+    sinks: Vec<sink::Running>,
+}
+
+/// Opens everything that a run needs. `again` says that a run before has written to the same outputs: they are continued. So
+/// are those of a live source, which a restart must not wipe.
+pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
-    let mut pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
+    let pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
     let labels = pipeline.labels();
     let shared = Arc::new(Shared::default());
     let options = SourceOptions {
@@ -176,45 +193,60 @@ pub(crate) fn command(args: &RunArgs, signals: &Signals, again: bool) -> anyhow:
     };
     let source = source::open(&args.source, &options, &shared.telemetry)?;
     let is_live = source.pace() == Pace::Live;
-    let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
-    let mut sinks = Vec::new();
-    for spec in &args.out {
-        let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
-        let sink = sink::open(spec, &labels, subscription.stats(), again)?;
-        let telemetry = Arc::clone(&shared.telemetry);
-        sinks.push(sink::start(sink, subscription, telemetry).context("cannot start a thread")?);
-    }
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         source: source::public_name(&args.source),
-        labels,
+        labels: labels.clone(),
         user: None,
     };
+    // Before any file is touched: where its address is taken, this may be a second one of the same run.
     let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about)?;
-    let reporter = Reporter::start(Arc::clone(&shared)).context("cannot start a thread")?;
-    let start = Instant::now();
-    let options = RunOptions {
-        max_frames: args.max_frames,
-        find_every: args.pipeline.find_every,
-        max_fps: args.max_fps,
-    };
-    let result = run::run(source, &mut pipeline, &shared, &options, signals.stop());
-    let reload = signals.take_reload();
-    drop(reporter);
-    service::notify(&[if reload { NotifyState::Reloading } else { NotifyState::Stopping }]);
-    shared.hub.close();
-    let finished = sink::finish(sinks, DRAIN);
-    drop(server);
-    {
-        let stats = shared.telemetry.stats();
-        if stats.frames > 0 || result.is_ok() {
-            eprintln!("{}", stats.summary(start.elapsed()));
+    let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
+    let append = again || (is_live && args.play_fps.is_none());
+    let mut sinks = Vec::new();
+    for spec in &args.out {
+        let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
+        let sink = sink::open(spec, &labels, subscription.stats(), append)?;
+        let telemetry = Arc::clone(&shared.telemetry);
+        sinks.push(sink::start(sink, subscription, telemetry).context("cannot start a thread")?);
+    }
+    Ok(Opened { args, pipeline, shared, source, server, sinks })
+}
+
+impl Opened<'_> {
+    /// Runs once.
+    pub(crate) fn run(self, signals: &Signals) -> anyhow::Result<Outcome> {
+        let Self { args, mut pipeline, shared, source, server, sinks } = self;
+        let is_live = source.pace() == Pace::Live;
+        let reporter = Reporter::start(Arc::clone(&shared)).context("cannot start a thread")?;
+        let start = Instant::now();
+        let options = RunOptions {
+            max_frames: args.max_frames,
+            find_every: args.pipeline.find_every,
+            max_fps: args.max_fps,
+        };
+        let result = run::run(source, &mut pipeline, &shared, &options, signals.stop());
+        shared.hub.close();
+        // Of a recording nothing is lost because its reader is slow, unless somebody wants to stop.
+        let finished = sink::finish(sinks, DRAIN, || !is_live && !signals.stop().load(Ordering::Relaxed));
+        let reload = signals.take_reload();
+        service::notify(&[if reload { NotifyState::Reloading } else { NotifyState::Stopping }]);
+        drop((reporter, server));
+        {
+            let stats = shared.telemetry.stats();
+            if stats.frames > 0 || result.is_ok() {
+                eprintln!("{}", stats.summary(start.elapsed()));
+            }
         }
+        if is_live {
+            eprintln!("{}", shared.telemetry.source.summary());
+        }
+        let result = result.map_err(anyhow::Error::from).and(finished.map_err(anyhow::Error::from));
+        match result {
+            // Whoever asks for a reload may have mended just that.
+            Err(error) if reload => log::error!("{}", semblance_face::describe(error.as_ref())),
+            result => result?,
+        }
+        Ok(if reload { Outcome::Reload } else { Outcome::Done })
     }
-    if is_live {
-        eprintln!("{}", shared.telemetry.source.summary());
-    }
-    result?;
-    finished?;
-    Ok(if reload { Outcome::Reload } else { Outcome::Done })
 }

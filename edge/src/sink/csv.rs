@@ -54,13 +54,20 @@ impl CsvSink {
         Self::to(File::open(file, append)?, labels)
     }
 
-    fn to(File { name, out, continued }: File, labels: &Labels) -> Result<Self, SinkError> {
+    fn to(File { name, out, first_line }: File, labels: &Labels) -> Result<Self, SinkError> {
         let mut labels = labels.clone();
         // OpenFace sorts its units.
         labels.au.sort();
         let mut out = Writer::from_writer(BufWriter::new(out));
-        if !continued {
-            out.write_record(header(&labels)).map_err(|e| SinkError::writing(&name, io_error(e)))?;
+        let header = header(&labels);
+        match first_line {
+            None => out.write_record(header).map_err(|e| SinkError::writing(&name, io_error(e)))?,
+            Some(line) if line == header.join(",") => {}
+            Some(_) => {
+                let reason = "it holds other columns: name another file, or move this one away";
+                let source = io::Error::new(io::ErrorKind::AlreadyExists, reason);
+                return Err(SinkError::Io { to: name, source });
+            }
         }
         Ok(Self { name, out, labels, text: String::new() })
     }
@@ -291,6 +298,21 @@ mod tests {
         assert_eq!(all[8 + 2 * 68], "AU12_r");
         let least = header(&Labels::default());
         assert_eq!(least.len(), 5 + 5, "{least:?}");
+    }
+
+    #[test]
+    fn a_file_is_continued_under_its_own_header_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = |labels: &Labels| CsvSink::open(Some(file.path()), labels, true);
+        for frame in 0..2 {
+            let mut sink = open(&labels()).unwrap();
+            sink.write(&report(frame, vec![face()])).unwrap();
+            sink.finish().unwrap();
+        }
+        let rows = csv::Reader::from_path(file.path()).unwrap().into_records().map(Result::unwrap).count();
+        assert_eq!(rows, 2, "one header, two rows");
+        let error = open(&Labels { landmarks: false, ..labels() }).unwrap_err().to_string();
+        assert!(error.contains("other columns"), "{error}");
     }
 
     #[test]

@@ -5,13 +5,13 @@ mod jsonl;
 mod mqtt;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use thiserror::Error;
 
 use crate::hub::{QueueStats, Subscription};
@@ -151,21 +151,29 @@ struct File {
     /// What it is called.
     name: String,
     out: Box<dyn Write + Send>,
-    /// Whether something stands there already.
-    continued: bool,
+    /// Of a file that is continued and in which something stands.
+    first_line: Option<String>,
 }
 
 impl File {
     fn open(path: Option<&Path>, append: bool) -> Result<Self, SinkError> {
         let Some(path) = path else {
             let name = "standard output".to_owned();
-            return Ok(Self { name, out: Box::new(io::stdout()), continued: append });
+            return Ok(Self { name, out: Box::new(io::stdout()), first_line: None });
         };
         let name = path.display().to_string();
-        let opened = fs::File::options().create(true).write(true).append(append).truncate(!append).open(path);
-        let file = opened.map_err(|source| SinkError::Io { to: name.clone(), source })?;
-        let continued = append && file.metadata().is_ok_and(|metadata| metadata.len() > 0);
-        Ok(Self { name, out: Box::new(file), continued })
+        let failed = |source| SinkError::Io { to: path.display().to_string(), source };
+        let file = fs::File::options().create(true).write(true).append(append).truncate(!append).open(path);
+        let file = file.map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let mut first_line = None;
+        // A pipe or a device has nothing to be read back.
+        if append && metadata.is_file() && metadata.len() > 0 {
+            let mut line = String::new();
+            BufReader::new(fs::File::open(path).map_err(failed)?).read_line(&mut line).map_err(failed)?;
+            first_line = Some(line.trim_end().to_owned());
+        }
+        Ok(Self { name, out: Box::new(file), first_line })
     }
 }
 
@@ -190,9 +198,13 @@ pub fn start(
     // Not joined: a sink that is stuck in a full pipe would keep the program from ending.
     std::thread::Builder::new().name(format!("sink {name}")).spawn(move || {
         let result = drain(sink.as_mut(), &subscription, &telemetry);
-        if let Err(error @ SinkError::Io { .. }) = &result {
-            log::error!("output {}: {error}: nothing more is written there", subscription.stats().name);
-            telemetry.sink_failed(&subscription.stats().name, &error.to_string());
+        if let Err(error) = &result {
+            let name = &subscription.stats().name;
+            match error {
+                SinkError::Io { .. } => log::error!("output {name}: {error}: nothing more is written there"),
+                SinkError::Closed(_) => log::info!("output {name}: {error}"),
+            }
+            telemetry.sink_failed(name, &error.to_string());
         }
         drop(subscription);
         let _ = finished.send(result);
@@ -211,22 +223,41 @@ fn drain(sink: &mut dyn Sink, subscription: &Subscription, telemetry: &Telemetry
     sink.finish()
 }
 
-/// Waits until every sink has written what was queued, or `patience` is over. The hub must be closed.
+/// Waits until every sink has written what was queued. The hub must be closed. A sink is waited for as long as `may_wait`
+/// says so, and then for `patience` together with the others: what it has not written by then is lost, and that is told.
 ///
 /// # Errors
 /// The first failure of a sink; that its reader has gone is none.
-pub fn finish(sinks: Vec<Running>, patience: Duration) -> Result<(), SinkError> {
-    let deadline = Instant::now() + patience;
+pub fn finish(sinks: Vec<Running>, patience: Duration, may_wait: impl Fn() -> bool) -> Result<(), SinkError> {
+    let mut deadline = Instant::now() + patience;
     let mut failure = None;
     for Running { name, done } in sinks {
-        match done.recv_deadline(deadline) {
+        let result = loop {
+            if may_wait() {
+                deadline = Instant::now() + patience;
+            }
+            match done.recv_deadline(deadline.min(Instant::now() + LOOK)) {
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                result => break result,
+            }
+        };
+        match result {
             Ok(Err(error @ SinkError::Io { .. })) => failure = failure.or(Some(error)),
             Ok(_) => {}
-            Err(_) => log::warn!("output {name}: not read in time: what was queued is lost"),
+            Err(RecvTimeoutError::Timeout) => {
+                log::warn!("output {name}: not read in time: what was queued is lost");
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let source = io::Error::other("its thread ended unexpectedly");
+                failure = failure.or(Some(SinkError::Io { to: name, source }));
+            }
         }
     }
     failure.map_or(Ok(()), Err)
 }
+
+/// From one look at `may_wait` to the next.
+const LOOK: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {

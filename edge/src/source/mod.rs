@@ -241,7 +241,10 @@ pub fn open(
     let source = open_endless_or_recorded(spec)?;
     telemetry.source.set(SourceState::Live, spec);
     Ok(match options.play_fps {
-        Some(fps) if source.pace() == Pace::Recorded => Box::new(paced::Paced::new(source, fps)),
+        Some(fps) if source.pace() == Pace::Recorded => Box::new(
+            paced::Paced::new(source, fps)
+                .map_err(|e| SourceError::Picture { path: spec.into(), source: e })?,
+        ),
         _ => source,
     })
 }
