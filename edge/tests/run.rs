@@ -396,6 +396,11 @@ fn sighup_reads_settings_anew_and_sigterm_ends_within_two_seconds() {
     signal("-HUP");
     let before = lines();
     wait_until(&|| lines() > before + 2);
+    // What cannot be opened ends nothing, either.
+    fs::write(&file, format!("{}bundle = \"/no/such/bundle\"\n", settings(20))).unwrap();
+    signal("-HUP");
+    let before = lines();
+    wait_until(&|| lines() > before + 2);
     fs::write(&file, settings(10)).unwrap();
     signal("-HUP");
     let before = lines();
@@ -410,7 +415,29 @@ fn sighup_reads_settings_anew_and_sigterm_ends_within_two_seconds() {
         messages.contains("the settings stay as they were") && messages.contains("max_fps"),
         "{messages}"
     );
+    assert!(messages.contains("/no/such/bundle"), "{messages}");
     // Each run before a reload told its summary.
-    assert_eq!(messages.matches(" fps\n").count(), 3, "{messages}");
+    assert_eq!(messages.matches(" fps\n").count(), 4, "{messages}");
     assert!(fs::read_to_string(&out).unwrap().lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
+}
+
+#[test]
+fn the_end_of_a_recording_waits_for_a_slow_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    write_clip(dir.path(), 60);
+    // With landmarks, more than a pipe holds.
+    let mut child = edge(&["run", "--source", dir.path().to_str().unwrap(), "--landmarks"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let reader = BufReader::new(child.stdout.take().unwrap());
+    let frames: Vec<u64> = reader
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["frame"].as_u64().unwrap())
+        .collect();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(frames.last(), Some(&59), "{frames:?}");
+    assert!(frames.len() >= 57, "{frames:?}");
 }
