@@ -397,7 +397,7 @@ fn sighup_reads_settings_anew_and_sigterm_ends_within_two_seconds() {
     let before = lines();
     wait_until(&|| lines() > before + 2);
     // What cannot be opened ends nothing, either.
-    fs::write(&file, format!("{}bundle = \"/no/such/bundle\"\n", settings(20))).unwrap();
+    fs::write(&file, "source = \"demo\"\nout = [\"jsonl:/no/such/folder/out.jsonl\"]\n").unwrap();
     signal("-HUP");
     let before = lines();
     wait_until(&|| lines() > before + 2);
@@ -415,7 +415,7 @@ fn sighup_reads_settings_anew_and_sigterm_ends_within_two_seconds() {
         messages.contains("the settings stay as they were") && messages.contains("max_fps"),
         "{messages}"
     );
-    assert!(messages.contains("/no/such/bundle"), "{messages}");
+    assert!(messages.contains("/no/such/folder/out.jsonl"), "{messages}");
     // Each run before a reload told its summary.
     assert_eq!(messages.matches(" fps\n").count(), 4, "{messages}");
     assert!(fs::read_to_string(&out).unwrap().lines().all(|l| serde_json::from_str::<Value>(l).is_ok()));
