@@ -348,7 +348,8 @@ fn byols_loss_is_the_squared_distance_to_what_the_target_says_of_the_other_view(
     let loss = method.contrast(&views, &ALONE).unwrap().loss;
     assert!((loss.double_value(&[]) - expected).abs() < 1e-9, "{loss} {expected}");
     let swapped = loss_with(&said[0], &said[1]);
-    assert!((swapped - expected).abs() > 1e-3, "which view is predicted shows: {swapped} {expected}");
+    // A thousand times what the comparison above lets pass; how much more depends on the weights that were drawn.
+    assert!((swapped - expected).abs() > 1e-6, "which view is predicted shows: {swapped} {expected}");
     // Nothing flows through the target: the slope is that of the predictions alone.
     let cell = std::cell::RefCell::new(&mut method);
     compare_slopes(&vs, || cell.borrow_mut().contrast(&views, &ALONE).unwrap().loss);
@@ -379,7 +380,8 @@ fn simsiams_loss_is_the_cosine_to_the_other_views_projection_averaged() {
     let loss = method.contrast(&views, &ALONE).unwrap().loss.double_value(&[]);
     assert!((loss - expected).abs() < 1e-9, "{loss} {expected}");
     let swapped = loss_with(&projected[0], &projected[1]);
-    assert!((swapped - expected).abs() > 1e-3, "which view is predicted shows: {swapped} {expected}");
+    // A thousand times what the comparison above lets pass; how much more depends on the weights that were drawn.
+    assert!((swapped - expected).abs() > 1e-6, "which view is predicted shows: {swapped} {expected}");
 }
 
 #[test]
