@@ -1,7 +1,7 @@
 //! Keeps a device within its means: under heat or load the rate falls before anything else does.
 //!
-//! Load: where the pipeline is busy nearly all the time with a live source, the finder runs less often, within [`MAX_FIND_SECS`]; frames
-//! beyond what the pipeline can do are left out by the mailbox in any case. Heat: from [`MARGIN_C`] below the point at
+//! Load: where the pipeline is busy nearly all the time with a live source, the finder runs less often, within a second; frames
+//! beyond what the pipeline can do are left out by the mailbox in any case. Heat: from 5 degrees below the point at
 //! which the system itself would slow the processor down, the rate is halved, and halved again while it goes on getting hotter.
 
 use std::fs;

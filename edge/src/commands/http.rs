@@ -22,7 +22,7 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "NAME", env = "SEMBLANCE_HTTP_HOST", value_delimiter = ',')]
     http_host: Vec<String>,
 
-    /// An origin, as https://example.org, whose pages may read from the server; may be given several times
+    /// An origin (scheme, host and port as a browser has them) whose pages may read from the server; may be given several times
     #[arg(long, value_name = "ORIGIN", env = "SEMBLANCE_CORS", value_delimiter = ',')]
     cors: Vec<String>,
 

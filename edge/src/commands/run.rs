@@ -49,7 +49,8 @@ pub(crate) struct RunArgs {
     camera: CameraArgs,
 
     /// Where predictions go, may be given several times: jsonl or csv (standard output), jsonl:FILE, csv:FILE (OpenFace's
-    /// columns), mqtt://[USER[:PASSWORD]@]HOST[:PORT]/PREFIX (the password also from SEMBLANCE_MQTT_PASSWORD; options:
+    /// columns), mqtt://USER:PASSWORD@HOST:PORT/PREFIX (without user and port where not needed; the password also from
+    /// SEMBLANCE_MQTT_PASSWORD; options:
     /// ?rate=5, states a second; &predictions=true, every prediction; &discovery=off, or Home Assistant's prefix)
     #[arg(long, default_value = "jsonl", env = "SEMBLANCE_OUT", hide_env_values = true, value_parser = OutParser)]
     out: Vec<SinkSpec>,

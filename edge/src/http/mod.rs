@@ -1,6 +1,6 @@
 //! The HTTP server: dashboard, live events, preview, state, metrics and health, on a thread of its own.
 //!
-//! A request passes [`security`] before anything else looks at it. `openapi.json` describes what there is.
+//! A request passes `security` before anything else looks at it. `openapi.json` describes what there is.
 
 mod api;
 mod connection;
