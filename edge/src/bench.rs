@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use crate::memory::status_kib;
 use crate::stats::{Stage, Stats};
 
 /// Latencies of a run in milliseconds, its rate and its memory. Written as JSON it is the contract of `edge bench --json`.
@@ -29,7 +30,7 @@ impl<'a> BenchReport<'a> {
         Self {
             stages: Stages(stats),
             fps: stats.frames as f64 / wall.as_secs_f64().max(1e-9),
-            peak_rss_mb: peak_rss_mb(),
+            peak_rss_mb: status_kib("VmHWM").map(|kib| kib as f64 / 1024.0),
             frames: stats.frames,
             faces: stats.faces,
         }
@@ -56,14 +57,6 @@ impl Serialize for Stages<'_> {
         }
         map.end()
     }
-}
-
-/// Linux's high-water mark of resident memory.
-fn peak_rss_mb() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024.0)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod http;
 pub mod hub;
 pub mod logging;
 pub mod mailbox;
+mod memory;
 pub mod pipeline;
 pub mod prediction;
 pub mod preview;

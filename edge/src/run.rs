@@ -12,7 +12,6 @@ use crate::hub::{Hub, ReportPool};
 use crate::mailbox::{Empty, Inlet, Outlet, mailbox};
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::preview::Preview;
-use crate::sink::SinkError;
 use crate::source::{Capture, Next, Pace, Source, SourceError};
 use crate::stats::FrameTimes;
 use crate::telemetry::{SourceState, Telemetry};
@@ -26,9 +25,6 @@ pub enum RunError {
     /// The pipeline failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// A sink failed.
-    #[error(transparent)]
-    Sink(#[from] SinkError),
 }
 
 /// What the threads of a run share with each other and with those who watch.

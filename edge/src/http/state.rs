@@ -3,15 +3,17 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::bench::Stages;
 use crate::governor::Pressure;
+use crate::memory::status_kib;
 use crate::prediction::FrameReport;
 use crate::prediction::Labels;
 use crate::run::Shared;
+use crate::service::HANGS_AFTER;
 use crate::telemetry::SourceState;
 
 /// What a run is, as far as it does not change.
@@ -29,8 +31,6 @@ pub struct About {
 
 /// Rates are taken over so many samples, one a second.
 const SAMPLES: usize = 5;
-/// A pipeline that did not look for work for so long is stuck.
-const STUCK: Duration = Duration::from_secs(10);
 
 /// Counts at one time.
 #[derive(Clone, Copy, Debug)]
@@ -214,7 +214,7 @@ impl Monitor {
             }
         }
         let silent = telemetry.since_beat();
-        if state != SourceState::Ended && silent > STUCK {
+        if state != SourceState::Ended && silent > HANGS_AFTER {
             ailments.push(format!("the pipeline has been stuck for {} s", silent.as_secs()));
         }
         ailments
@@ -242,10 +242,7 @@ pub(super) fn without_credentials(text: &str) -> String {
 
 /// Resident memory of this process, where the system tells.
 pub(super) fn rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
+    status_kib("VmRSS").map(|kib| kib * 1024)
 }
 
 #[cfg(test)]
@@ -292,7 +289,7 @@ mod tests {
         monitor.sample();
         shared.telemetry.stats().frames += 50;
         shared.telemetry.source.count_captured();
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(std::time::Duration::from_millis(100));
         let [fps, captured] = monitor.rates();
         assert!(fps > 50.0 && fps <= 500.0 && captured > 1.0 && captured <= 10.0, "{fps} {captured}");
     }
