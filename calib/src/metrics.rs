@@ -97,8 +97,19 @@ impl Confusion {
             })
             .map(|c| self.class(c).f1)
             .collect();
-        if occurring.is_empty() { 0.0 } else { occurring.iter().sum::<f64>() / occurring.len() as f64 }
+        mean(&occurring)
     }
+
+    /// Mean recall over the classes that occur in the truth, also called balanced accuracy or UAR; 0 without samples.
+    /// Who always says the same class gets one over the number of classes, however common that class is.
+    pub fn mean_recall(&self) -> f64 {
+        let scores = (0..self.classes).map(|c| self.class(c)).filter(|s| s.support > 0);
+        mean(&scores.map(|s| s.recall).collect::<Vec<_>>())
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() { 0.0 } else { values.iter().sum::<f64>() / values.len() as f64 }
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
@@ -129,14 +140,16 @@ mod tests {
         assert!((confusion.class(1).f1 - 0.5).abs() < 1e-12);
         assert!((confusion.class(2).f1 - 2.0 / 3.0).abs() < 1e-12);
         assert!((confusion.macro_f1() - (0.8 + 0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
+        assert!((confusion.mean_recall() - (2.0 / 3.0 + 0.5 + 1.0) / 3.0).abs() < 1e-12);
     }
 
     #[test]
-    fn classes_that_never_occur_do_not_lower_the_macro_f1() {
+    fn classes_that_never_occur_do_not_lower_the_means() {
         let mut confusion = Confusion::new(8);
         confusion.add(0, 0).unwrap();
         assert_eq!(confusion.macro_f1(), 1.0);
-        assert_eq!(Confusion::new(8).macro_f1(), 0.0);
+        assert_eq!(confusion.mean_recall(), 1.0);
+        assert_eq!((Confusion::new(8).macro_f1(), Confusion::new(8).mean_recall()), (0.0, 0.0));
         assert_eq!(confusion.add(8, 0), Err(MetricError::Class { class: 8, classes: 8 }));
     }
 }

@@ -28,13 +28,21 @@ pub struct SynthArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 
-    /// Length of each person's clip in seconds
+    /// Clips of each person; light, place and camera differ from clip to clip
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub clips: u32,
+
+    /// Length of each clip in seconds
     #[arg(long, default_value_t = 30.0)]
     pub seconds: f64,
 
     /// Frames a second
     #[arg(long, default_value_t = 4.0)]
     pub fps: f64,
+
+    /// How far heads turn: 1 up to 60 degrees to the sides and 30 up and down, 0.5 as before a webcam, 0 not at all
+    #[arg(long, default_value_t = 1.0)]
+    pub pose_spread: f32,
 
     /// Side of the pictures in pixels
     #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u32).range(32..=512))]
@@ -66,13 +74,21 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     let bar = progress::bar(args.identities, "people");
     for first in (0..args.identities).step_by(CHUNK as usize) {
         let people = first..(first + CHUNK).min(args.identities);
-        let clips: Vec<_> = people.into_par_iter().map(|person| (person, clip(args, person))).collect();
-        for (person, frames) in clips {
-            writer.begin_video(&format!("synth-{}-{person:05}", args.seed), "clip");
+        let clips: Vec<_> = people
+            .flat_map(|person| (0..args.clips).map(move |number| (person, number)))
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|(person, number)| (person, number, clip(args, person, number)))
+            .collect();
+        for (person, number, frames) in clips {
+            let video = if number == 0 { "clip".to_owned() } else { format!("clip-{number}") };
+            writer.begin_video(&format!("synth-{}-{person:05}", args.seed), &video);
             for (jpeg, sample) in frames? {
                 writer.push(&jpeg, &sample)?;
             }
-            bar.inc(1);
+            if number + 1 == args.clips {
+                bar.inc(1);
+            }
         }
     }
     bar.finish_and_clear();
@@ -87,11 +103,14 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The frames of one person. Seeds do not share people.
-fn clip(args: &SynthArgs, person: u64) -> anyhow::Result<Vec<(Vec<u8>, Sample)>> {
+/// The frames of one clip of a person. Seeds do not share people; a person's first clip does not depend on how many more
+/// there are.
+fn clip(args: &SynthArgs, person: u64, number: u32) -> anyhow::Result<Vec<(Vec<u8>, Sample)>> {
     let identity = crate::data::mix(args.seed, person);
-    let options = RenderOptions { fps: args.fps, ..RenderOptions::crop(args.side_px) };
-    let mut source = ClipSource::new(args.seed, identity, options)?;
+    let options =
+        RenderOptions { fps: args.fps, pose_spread: args.pose_spread, ..RenderOptions::crop(args.side_px) };
+    let seed = if number == 0 { args.seed } else { crate::data::mix(args.seed, u64::from(number)) };
+    let mut source = ClipSource::new(seed, identity, options)?;
     let split = split_of(person);
     let frames = (args.seconds * args.fps) as usize;
     (0..frames)

@@ -49,3 +49,22 @@ fn a_store_has_every_label_disjoint_people_and_follows_from_its_seed() {
     assert_eq!(taken.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&taken.stderr).contains("there is a store here already"));
 }
+
+#[test]
+fn further_clips_of_a_person_add_to_the_first_and_differ_from_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, three] = ["one", "three"].map(|name| dir.path().join(name));
+    assert!(synth(&one, &["--seed", "3"]).status.success());
+    assert!(synth(&three, &["--seed", "3", "--clips", "3"]).status.success());
+    let [one, three] = [one, three].map(|path| Store::open(&path).unwrap());
+    assert_eq!(three.len(), 3 * one.len());
+    for i in 0..one.len() {
+        // Eight frames a clip, a person's three clips one after the other.
+        let (person, frame) = (i / 8, i % 8);
+        let [first, second, third] = [0, 1, 2].map(|clip| three.record((person * 3 + clip) * 8 + frame));
+        assert_eq!(first.jpeg(), one.record(i).jpeg());
+        assert!([&second, &third].iter().all(|other| other.identity() == one.record(i).identity()));
+        assert!(first.jpeg() != second.jpeg() && second.jpeg() != third.jpeg());
+        assert!(first.video_index() != second.video_index() && second.video_index() != third.video_index());
+    }
+}

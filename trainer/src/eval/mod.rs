@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use semblance_calib::{Heads, LinearHead, argmax};
+use semblance_calib::{Heads, LinearHead};
 use semblance_face::labels::Expression;
 use semblance_face::{Bundle, Encoder};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ pub use features::{
 };
 pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy, knn_predictions};
-pub use probe::{fit_probe, hits, linear_probe};
+pub use probe::{ClassWeights, fit_probe, hits, linear_probe, predictions};
 pub use report::{ClassReport, Report};
 
 /// What is predicted.
@@ -113,6 +113,10 @@ pub struct EvalArgs {
     #[arg(long)]
     pub data: PathBuf,
 
+    /// What a picture counts in the loss of --protocol linear, where classes are not equally common
+    #[arg(long, value_enum, default_value_t = ClassWeights::None)]
+    pub class_weights: ClassWeights,
+
     /// Split that is scored; `train` is what is trained on, `val` what settings are chosen on
     #[arg(long, value_enum, default_value_t = Split::Test)]
     pub split: Split,
@@ -125,7 +129,8 @@ pub struct EvalArgs {
     #[arg(long)]
     pub out: Option<PathBuf>,
 
-    /// Frames of one video closer than this in seconds are not looked up in each other (task identity)
+    /// Frames of one video closer than this in seconds are not looked up in each other; longer than a video is, other
+    /// videos alone count (task identity)
     #[arg(long, default_value_t = 3.0)]
     pub apart_secs: f64,
 
@@ -321,7 +326,9 @@ const TEMPERATURE: f64 = 0.07;
 fn judge_expression(args: &EvalArgs, subject: Subject, store: &Store) -> anyhow::Result<Report> {
     match (args.protocol, subject) {
         (Protocol::Linear, subject) => {
-            probe_report(store, args.split, |split, classes| subject.features(store, split, classes))
+            probe_report(store, args.split, args.class_weights, |split, classes| {
+                subject.features(store, split, classes)
+            })
         }
         (Protocol::Knn, subject) => {
             let classes = classes(store)?;
@@ -387,17 +394,20 @@ pub fn bundle_report(bundle: &Bundle, store: &Store, split: Split) -> anyhow::Re
 /// # Errors
 /// Where training or validation split have no labelled picture, or there is nothing to score.
 pub fn encoder_probe(loaded: &Loaded, store: &Store, split: Split) -> anyhow::Result<Report> {
-    probe_report(store, split, |split, classes| encoder_features(loaded, store, split, classes))
+    probe_report(store, split, ClassWeights::None, |split, classes| {
+        encoder_features(loaded, store, split, classes)
+    })
 }
 
 /// Fits the probe on what `features` gives of training and validation, and scores it on `split`.
 fn probe_report(
     store: &Store,
     split: Split,
+    weights: ClassWeights,
     features: impl Fn(Split, &[Expression]) -> anyhow::Result<Features>,
 ) -> anyhow::Result<Report> {
     let classes = classes(store)?;
-    let head = linear_probe(&features(Split::Train, &classes)?, &features(Split::Val, &classes)?)?;
+    let head = linear_probe(&features(Split::Train, &classes)?, &features(Split::Val, &classes)?, weights)?;
     let mut report = own_head(&features(split, &classes)?, &head, split)?;
     report.protocol = Protocol::Linear.name();
     Ok(report)
@@ -408,11 +418,7 @@ fn probe_report(
 /// # Errors
 /// Where there is nothing to score.
 pub fn own_head(features: &Features, head: &LinearHead, split: Split) -> anyhow::Result<Report> {
-    let mut logits = vec![0.0; head.labels().len()];
-    let predicted = features.rows().map(|embedding| {
-        head.logits_into(embedding, &mut logits);
-        argmax(&logits)
-    });
+    let predicted = predictions(head, features);
     Report::expression(Protocol::OwnHead.name(), split, &features.classes, &features.labels, predicted)
 }
 

@@ -25,6 +25,8 @@ pub struct Report {
     pub accuracy: f64,
     /// Mean over classes of the F1 score.
     pub macro_f1: f64,
+    /// Mean over classes of the recall (balanced accuracy).
+    pub mean_recall: f64,
     /// Scores a class.
     pub per_class: Vec<ClassReport>,
     /// Rows: the truth; columns: what was predicted; both in the order of `per_class`.
@@ -92,6 +94,7 @@ impl Report {
             n: confusion.total(),
             accuracy: confusion.accuracy(),
             macro_f1: confusion.macro_f1(),
+            mean_recall: confusion.mean_recall(),
             per_class: classes.iter().enumerate().map(class).collect(),
             confusion: confusion.rows().map(<[u64]>::to_vec).collect(),
             n_without_duplicates: None,
@@ -121,7 +124,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (task, protocol, split) = (self.task, self.protocol, self.split.name());
         writeln!(f, "{task}, {protocol}, {split} split, n = {}", self.n)?;
-        writeln!(f, "accuracy {:.4}   macro F1 {:.4}", self.accuracy, self.macro_f1)?;
+        let (accuracy, f1, recall) = (self.accuracy, self.macro_f1, self.mean_recall);
+        writeln!(f, "accuracy {accuracy:.4}   macro F1 {f1:.4}   mean recall {recall:.4}")?;
         if let Some(n) = self.n_without_duplicates.filter(|n| *n < self.n) {
             let accuracy =
                 self.accuracy_without_duplicates.map_or_else(|| "-".to_owned(), |a| format!("{a:.4}"));

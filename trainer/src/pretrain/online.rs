@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::engine::Engine;
-use crate::eval::{Features, classes, embed, fit_probe, hits, knn_accuracy, labelled};
+use crate::eval::{ClassWeights, Features, classes, embed, fit_probe, hits, knn_accuracy, labelled};
 use crate::store::{Split, Store};
 
 /// Labelled pictures that an encoder is judged on again and again.
@@ -63,7 +63,7 @@ impl OnlineProbe {
             anyhow::Ok(Features { classes: self.classes.clone(), labels: labels.clone(), dim, values })
         };
         let (train, val) = (features(&self.train)?, features(&self.val)?);
-        let right = hits(&fit_probe(&train, L2)?, &val);
+        let right = hits(&fit_probe(&train, L2, ClassWeights::None)?, &val);
         Ok(Scores {
             knn: knn_accuracy(&train, &val, NEIGHBOURS, TEMPERATURE)?,
             linear: right as f64 / val.labels.len() as f64,
@@ -142,7 +142,10 @@ mod tests {
         let (train, val) = (features(Split::Train), features(Split::Val));
         let scores = probe.judge(&engine).unwrap();
         assert_eq!(scores.knn, knn_accuracy(&train, &val, NEIGHBOURS, TEMPERATURE).unwrap());
-        assert_eq!(scores.linear, hits(&fit_probe(&train, L2).unwrap(), &val) as f64 / 40.0);
+        assert_eq!(
+            scores.linear,
+            hits(&fit_probe(&train, L2, ClassWeights::None).unwrap(), &val) as f64 / 40.0
+        );
         assert!(scores.linear > 0.6, "the average tells the levels apart, zeros would not: {scores:?}");
     }
 }
