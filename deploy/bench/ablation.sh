@@ -3,30 +3,36 @@
 # worse. Trains every row for several seeds and prints a table; what is there already is not trained again.
 #
 #   trainer synth --identities 200 --clips 3 --seconds 10 --pose-spread 0.5 --seed 7 --out stores/synth
-#   deploy/bench/ablation.sh --data stores/synth --out runs/ablation [--epochs 6] [--seeds 3] [--jobs 2] [-- FLAGS]
+#   trainer synth --identities 1000 --seconds 12 --fps 1 --pose-spread 0.5 --seed 11 --out stores/probe
+#   deploy/bench/ablation.sh --data stores/synth --probe stores/probe --out runs/ablation \
+#       [--epochs 6] [--seeds 3] [--jobs 2] [-- FLAGS]
 #
-# Expressions are judged by a linear probe with balanced classes, as half of all frames are neutral; people by the nearest
-# neighbour in another video, as light and place tell frames of one video from all others.
+# Expressions are judged by a linear probe on the store --probe (else --data), with balanced classes, as half of all frames are
+# neutral. It should have many people with few frames each: a probe learns a video by heart that has but two or three
+# expressions. People are judged by the nearest neighbour in another video of --data, as light and place tell frames of one
+# video from all others.
 # The learning rate falls along a cosine from the first epoch on: SSLFER's ten constant ones would be all there are. FLAGS go to
 # `trainer pretrain`; a --config among them replaces that setting. Each of the jobs, side by side, has one thread. Results that
 # were made with other settings or of another store are not used again, but refused.
 set -euo pipefail
 
-data="" out="" epochs=6 seeds=3 jobs=2 trainer=${TRAINER:-target/release/trainer}
+data="" probe="" out="" epochs=6 seeds=3 jobs=2 trainer=${TRAINER:-target/release/trainer}
 while [ $# -gt 0 ]; do
     case "$1" in
         --data) data=$2; shift 2 ;;
+        --probe) probe=$2; shift 2 ;;
         --out) out=$2; shift 2 ;;
         --epochs) epochs=$2; shift 2 ;;
         --seeds) seeds=$2; shift 2 ;;
         --jobs) jobs=$2; shift 2 ;;
         --) shift; break ;;
-        -h | --help) sed -n '2,12p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+        -h | --help) sed -n '2,17p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
         *) echo "ablation.sh: unknown argument '$1'" >&2; exit 2 ;;
     esac
 done
 [ -n "$data" ] && [ -n "$out" ] || { echo "ablation.sh: --data and --out are needed" >&2; exit 2; }
 [ -x "$trainer" ] || { echo "ablation.sh: $trainer is missing: cargo build --release -p semblance-trainer, or name another with TRAINER" >&2; exit 1; }
+probe=${probe:-$data}
 mkdir -p "$out"
 given="--epochs $epochs $*"
 case " $* " in
@@ -41,6 +47,7 @@ esac
 settings=$(
     echo "flags: $given"
     echo "store: $(sha256sum <"$data/index.bin")"
+    echo "probe: $(sha256sum <"$probe/index.bin")"
     previous=""
     for word in "$@"; do
         if [ "$previous" = --config ]; then cat "$word"; fi
@@ -73,14 +80,14 @@ one() { # row seed
             "${resume[@]}" $flags 2>"$run.log"
         subject=(--checkpoint "$run")
     fi
-    "$trainer" eval --task expression --protocol linear --class-weights balanced "${subject[@]}" --data "$data" --json >"$run.expression.json" 2>>"$run.log"
+    "$trainer" eval --task expression --protocol linear --class-weights balanced "${subject[@]}" --data "$probe" --json >"$run.expression.json" 2>>"$run.log"
     "$trainer" eval --task identity --protocol knn --apart-secs 3600 "${subject[@]}" --data "$data" --json >"$run.identity.json.new" 2>>"$run.log"
     mv "$run.identity.json.new" "$run.identity.json"
     echo "$row, seed $seed: done" >&2
 }
 flags=$*
 export -f one
-export data out epochs trainer flags
+export data probe out epochs trainer flags
 
 for seed in $(seq 0 $((seeds - 1))); do for row in $rows; do echo "$row $seed"; done; done |
     xargs -P "$jobs" -L 1 bash -c 'set -euo pipefail; one "$1" "$2"' _ || { echo "ablation.sh: a run failed: see $out/*.log" >&2; exit 1; }

@@ -73,6 +73,9 @@ pub struct Similarity {
 }
 
 impl Similarity {
+    /// Leaves every point where it is.
+    pub const IDENTITY: Self = Self { a: 1.0, b: 0.0, tx: 0.0, ty: 0.0 };
+
     /// The least-squares similarity that carries `from` onto `to` (Umeyama 1991 without reflection, in closed form).
     ///
     /// `None` where fewer than two points are given, the lengths differ, a coordinate is not finite or all of

@@ -6,10 +6,12 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use clap::Args;
 use rayon::prelude::*;
+use semblance_face::landmarks::five_points;
+use semblance_face::{Aligner, CropTemplate, Frame, Similarity, align};
 use semblance_synth::{ClipSource, Labels, RenderOptions};
 
 use crate::inspect::Summary;
-use crate::prepare::encode_jpeg;
+use crate::prepare::{encode_jpeg, in_shares, pose_in_crop};
 use crate::progress;
 use crate::store::{Provenance, Sample, Split, Store, StoreWriter};
 
@@ -43,6 +45,10 @@ pub struct SynthArgs {
     /// How far heads turn: 1 up to 60 degrees to the sides and 30 up and down, 0.5 as before a webcam, 0 not at all
     #[arg(long, default_value_t = 1.0)]
     pub pose_spread: f32,
+
+    /// Cut the pictures as `prepare --align` and the edge do, by the true landmarks
+    #[arg(long)]
+    pub align: bool,
 
     /// Side of the pictures in pixels
     #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u32).range(32..=512))]
@@ -107,18 +113,31 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
 /// there are.
 fn clip(args: &SynthArgs, person: u64, number: u32) -> anyhow::Result<Vec<(Vec<u8>, Sample)>> {
     let identity = crate::data::mix(args.seed, person);
+    // Room for the crop to be cut from, at its own scale on average.
+    let drawn_px = if args.align { args.side_px * 4 / 3 } else { args.side_px };
     let options =
-        RenderOptions { fps: args.fps, pose_spread: args.pose_spread, ..RenderOptions::crop(args.side_px) };
+        RenderOptions { fps: args.fps, pose_spread: args.pose_spread, ..RenderOptions::crop(drawn_px) };
     let seed = if number == 0 { args.seed } else { crate::data::mix(args.seed, u64::from(number)) };
     let mut source = ClipSource::new(seed, identity, options)?;
     let split = split_of(person);
     let frames = (args.seconds * args.fps) as usize;
+    let aligner = Aligner::new(CropTemplate::default(), args.side_px);
+    let mut crop = vec![0; Frame::byte_len(args.side_px, args.side_px)?];
     (0..frames)
         .map(|_| {
+            let whose = || format!("person {person}");
             let (frame, labels) = source.next_frame()?;
-            let jpeg = encode_jpeg(frame.rgb(), frame.width(), frame.height(), 3, args.quality)
-                .with_context(|| format!("person {person}"))?;
-            Ok((jpeg, sample(&labels, split, args.side_px)))
+            let (rgb, to_crop) = if args.align {
+                let to_crop = aligner.transform(&labels.bbox, Some(&five_points(&labels.landmarks)));
+                let to_crop = to_crop.context("landmarks that are all in one place").with_context(whose)?;
+                let to_frame = to_crop.invert().context("a crop of no size").with_context(whose)?;
+                align::sample(&frame, &to_frame, args.side_px, &mut crop);
+                (crop.as_slice(), to_crop)
+            } else {
+                (frame.rgb(), Similarity::IDENTITY)
+            };
+            let jpeg = encode_jpeg(rgb, args.side_px, args.side_px, 3, args.quality).with_context(whose)?;
+            Ok((jpeg, sample(&labels, &to_crop, split, args.side_px)))
         })
         .collect()
 }
@@ -131,16 +150,14 @@ fn split_of(person: u64) -> Split {
     }
 }
 
-fn sample(labels: &Labels, split: Split, side_px: u32) -> Sample {
-    let mut landmarks = [0.0; 136];
-    for (out, point) in landmarks.chunks_exact_mut(2).zip(&labels.landmarks) {
-        out.copy_from_slice(&[point.x / side_px as f32, point.y / side_px as f32]);
-    }
+fn sample(labels: &Labels, to_crop: &Similarity, split: Split, side_px: u32) -> Sample {
+    let landmarks = in_shares(&labels.landmarks.map(|p| to_crop.apply(p)), side_px, side_px);
+    let pose = &labels.pose;
     Sample {
         expression: Some(labels.expression),
         valence_arousal: Some([labels.valence, labels.arousal]),
         action_units: Some(labels.au),
-        pose: Some([labels.pose.yaw_deg, labels.pose.pitch_deg, labels.pose.roll_deg]),
+        pose: Some(pose_in_crop([pose.yaw_deg, pose.pitch_deg, pose.roll_deg], to_crop)),
         landmarks: Some(landmarks),
         ..Sample::unlabelled(labels.t_secs, split)
     }

@@ -68,3 +68,39 @@ fn further_clips_of_a_person_add_to_the_first_and_differ_from_it() {
         assert!(first.video_index() != second.video_index() && second.video_index() != third.video_index());
     }
 }
+
+#[test]
+fn aligned_faces_are_upright_and_where_the_edge_cuts_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let [plain, aligned] = ["plain", "aligned"].map(|name| dir.path().join(name));
+    assert!(synth(&plain, &["--seed", "3"]).status.success());
+    assert!(synth(&aligned, &["--seed", "3", "--align"]).status.success());
+    let [plain, aligned] = [plain, aligned].map(|path| Store::open(&path).unwrap());
+    let template = semblance_face::CropTemplate::default().points;
+    // Far from the template in the sense of least squares: mean over the eyes' middles and the corners of the mouth.
+    let off = |store: &Store| {
+        let of = |i: usize| {
+            let l = store.record(i).sample().landmarks.unwrap();
+            let mean = |points: std::ops::Range<usize>, axis: usize| {
+                points.clone().map(|p| l[2 * p + axis]).sum::<f32>() / points.len() as f32
+            };
+            let eyes = [(36..42, 0), (42..48, 1)].map(|(points, t)| {
+                (mean(points.clone(), 0) - template[t][0]).hypot(mean(points, 1) - template[t][1])
+            });
+            let mouth = [(48, 3), (54, 4)].map(|(p, t): (usize, usize)| {
+                (l[2 * p] - template[t][0]).hypot(l[2 * p + 1] - template[t][1])
+            });
+            (eyes.iter().sum::<f32>() + mouth.iter().sum::<f32>()) / 4.0
+        };
+        (0..store.len()).map(of).sum::<f32>() / store.len() as f32
+    };
+    let (before, after) = (off(&plain), off(&aligned));
+    eprintln!("mean distance from the template: {before:.3} of the side as drawn, {after:.3} aligned");
+    assert!(after < 0.06 && after < 0.6 * before, "{before} {after}");
+    let roll = |store: &Store| {
+        (0..store.len()).map(|i| store.record(i).sample().pose.unwrap()[2].abs()).sum::<f32>()
+            / store.len() as f32
+    };
+    assert!(roll(&aligned) < 0.7 * roll(&plain), "{} {}", roll(&plain), roll(&aligned));
+    assert_eq!(aligned.record(0).decode().unwrap().width(), 64);
+}

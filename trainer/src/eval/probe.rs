@@ -12,7 +12,7 @@ use crate::data::training_device;
 use crate::optim::{Optimizer, Rule, Schedule};
 
 /// Strengths of L2 regularisation that are tried; the one that is best on validation is kept.
-const L2: [f64; 4] = [1e-5, 1e-4, 1e-3, 1e-2];
+const L2: [f64; 6] = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0];
 /// Full-batch steps of Adam; the problem is convex, and this many bring it to rest.
 const STEPS: i64 = 400;
 const LR: f64 = 0.05;

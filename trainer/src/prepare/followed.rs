@@ -8,7 +8,8 @@ use anyhow::Context;
 use semblance_face::track::FORGET_SECS;
 use semblance_face::video::VideoError;
 use semblance_face::{
-    Aligner, Bundle, Face, FollowOptions, Follower, Frame, VideoNext, VideoReader, describe, head_pose,
+    Aligner, Bundle, Face, FollowOptions, Follower, Frame, Similarity, VideoNext, VideoReader, describe,
+    head_pose,
 };
 
 use super::in_order::{Stop, Worker};
@@ -184,12 +185,16 @@ fn cut(
         return Ok(None);
     }
     let side_px = aligner.side_px();
-    let turned_deg = to_crop.b.atan2(to_crop.a).to_degrees();
     let pose = head_pose(&found.points, frame.width(), frame.height())
-        .map(|pose| [pose.yaw_deg, pose.pitch_deg, wrap_deg(pose.roll_deg + turned_deg)]);
+        .map(|pose| pose_in_crop([pose.yaw_deg, pose.pitch_deg, pose.roll_deg], &to_crop));
     let landmarks = in_shares(&found.points.map(|p| to_crop.apply(p)), side_px, side_px);
     let sample = Sample { pose, landmarks: Some(landmarks), ..Sample::unlabelled(frame.t_secs, split) };
     Ok(Some(Stored { jpeg: encode_jpeg(crop, side_px, side_px, 3, quality)?, sample }))
+}
+
+/// Yaw, pitch and roll of a head, in degrees, in a crop that turns it.
+pub(crate) fn pose_in_crop([yaw, pitch, roll]: [f32; 3], to_crop: &Similarity) -> [f32; 3] {
+    [yaw, pitch, wrap_deg(roll + to_crop.b.atan2(to_crop.a).to_degrees())]
 }
 
 /// Into `[-180, 180)`.

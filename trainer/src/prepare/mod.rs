@@ -20,6 +20,7 @@ use semblance_face::track::FORGET_SECS;
 use semblance_face::{Bundle, Frame, Landmarker, Point};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::followed::pose_in_crop;
 use self::in_order::{Worker, in_order};
 pub use self::report::{FILE_NAME as REPORT, PassedOver, Reason, Report, Reports};
 pub use self::tree::Shard;
@@ -454,7 +455,7 @@ fn crop_landmarks(landmarker: &mut Landmarker, crop: &Frame) -> anyhow::Result<O
 }
 
 /// Landmarks in shares of a picture's sides.
-fn in_shares(points: &[Point; LANDMARKS], width: u32, height: u32) -> [f32; 136] {
+pub(crate) fn in_shares(points: &[Point; LANDMARKS], width: u32, height: u32) -> [f32; 136] {
     let (width, height) = (width as f32, height as f32);
     std::array::from_fn(|i| {
         let p = points[i / 2];
