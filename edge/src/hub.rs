@@ -144,10 +144,11 @@ impl Hub {
         subscription
     }
 
-    /// Hands a report to every queue; waits only for those that ask for it, and no longer than until `stop`.
-    pub fn publish(&self, report: &Arc<FrameReport>, stop: &AtomicBool) {
+    /// Hands a report to every queue; waits only for those that ask for it, and while they do, no longer than `goes_on`
+    /// says so.
+    pub fn publish(&self, report: &Arc<FrameReport>, goes_on: &dyn Fn() -> bool) {
         let queues = self.queues();
-        let left = queues.iter().filter(|queue| !queue.put(Arc::clone(report), stop)).count();
+        let left = queues.iter().filter(|queue| !queue.put(Arc::clone(report), goes_on)).count();
         if left > 0 {
             let mut queues = self.lock();
             *queues = Arc::new(queues.iter().filter(|queue| !queue.stats.closed()).cloned().collect());
@@ -185,7 +186,7 @@ impl Hub {
 
 impl Queue {
     /// Whether anybody still reads.
-    fn put(&self, report: Arc<FrameReport>, stop: &AtomicBool) -> bool {
+    fn put(&self, report: Arc<FrameReport>, goes_on: &dyn Fn() -> bool) -> bool {
         let mut report = report;
         while !self.stats.closed() {
             let sent = match self.overflow {
@@ -208,7 +209,7 @@ impl Queue {
                         self.stats.dropped.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                Overflow::Wait if stop.load(Ordering::Relaxed) => {
+                Overflow::Wait if !goes_on() => {
                     self.stats.dropped.fetch_add(1, Ordering::Relaxed);
                     return true;
                 }
@@ -274,7 +275,7 @@ mod tests {
                 report.frame = frame;
                 Ok(())
             });
-            hub.publish(&report, &AtomicBool::new(false));
+            hub.publish(&report, &|| true);
         }
     }
 
@@ -344,7 +345,7 @@ mod tests {
         let stuck = hub.subscribe("stuck", 1, Overflow::Wait);
         let Ok(report) = pool.fill(|_| -> Result<(), Infallible> { Ok(()) });
         for _ in 0..3 {
-            hub.publish(&report, &AtomicBool::new(true));
+            hub.publish(&report, &|| false);
         }
         assert_eq!((stuck.stats().delivered(), stuck.stats().dropped()), (1, 2));
     }
@@ -358,11 +359,11 @@ mod tests {
 
     #[test]
     fn for_a_watchers_sake_no_run_goes_on() {
-        let (hub, never) = (Hub::default(), AtomicBool::new(false));
+        let hub = Hub::default();
         let watcher = hub.watch("http", 2);
         assert!(!hub.is_deserted(), "nobody came yet");
         let reader = hub.subscribe("jsonl", 2, Overflow::DropOldest);
-        hub.publish(&Arc::default(), &never);
+        hub.publish(&Arc::default(), &|| true);
         assert!(!hub.is_deserted() && watcher.try_recv().is_some());
         drop(reader);
         assert!(hub.is_deserted());

@@ -1,6 +1,8 @@
 //! Log lines on standard error: for people, for journald, or as JSON for collectors.
 
-use std::io::Write;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use env_logger::fmt::Formatter;
 use log::{Level, Record};
@@ -22,6 +24,7 @@ pub enum LogFormat {
 /// Starts logging: what `RUST_LOG` says, else warnings and worse; for collectors of logs, what changes, too.
 pub fn init(format: LogFormat) {
     let format = resolve(format, journal_reads_us());
+    IS_COLLECTED.store(format != LogFormat::Text, Ordering::Relaxed);
     let usual = if format == LogFormat::Text { "warn" } else { "warn,edge=info,semblance_edge=info" };
     let mut builder = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(usual));
     match format {
@@ -30,6 +33,28 @@ pub fn init(format: LogFormat) {
         LogFormat::Auto | LogFormat::Text => &mut builder,
     };
     builder.init();
+}
+
+/// Whether log lines are for collectors rather than for people.
+static IS_COLLECTED: AtomicBool = AtomicBool::new(false);
+
+/// Tells people what they asked for (a summary, where the dashboard is) on standard error; collectors get it as a log line.
+pub fn tell(message: impl Display) {
+    if IS_COLLECTED.load(Ordering::Relaxed) {
+        log::info!("{message}");
+    } else {
+        // The terminal may be gone.
+        let _ = writeln!(io::stderr(), "{message}");
+    }
+}
+
+/// Tells why the program ends with a failure: as [`tell`], but an error.
+pub fn fail(reason: impl Display) {
+    if IS_COLLECTED.load(Ordering::Relaxed) {
+        log::error!("{reason}");
+    } else {
+        let _ = writeln!(io::stderr(), "edge: {reason}");
+    }
 }
 
 /// Whether standard error is the stream that systemd connected to its journal (systemd.exec(5)): programs that it did not

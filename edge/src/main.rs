@@ -11,8 +11,9 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use semblance_edge::logging::{self, LogFormat};
-use semblance_edge::service::Signals;
+use semblance_edge::service::{self, Signals};
 use semblance_edge::settings::{Settings, SettingsError};
+use semblance_edge::telemetry::process_started;
 
 use commands::bench::BenchArgs;
 use commands::cameras::CamerasArgs;
@@ -48,11 +49,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    process_started();
     let (settings, cli) = match read_settings() {
         Ok(read) => read,
         Err(SettingsError::CommandLine(error)) => error.exit(),
         Err(error) => {
-            eprintln!("edge: {error}");
+            logging::fail(error);
             return ExitCode::FAILURE;
         }
     };
@@ -84,7 +86,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("edge: {}", semblance_face::describe(error.as_ref()));
+            logging::fail(semblance_face::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -110,7 +112,9 @@ fn run_until_done(mut args: RunArgs) -> anyhow::Result<()> {
         let outcome = match run::open(&args, again) {
             Ok(opened) => opened.run(&signals)?,
             Err(error) if again => {
-                log::error!("{}", semblance_face::describe(error.as_ref()));
+                let reason = semblance_face::describe(error.as_ref());
+                log::error!("{reason}");
+                service::notify_waiting(&reason);
                 match before.take() {
                     Some(earlier) => {
                         log::error!("the settings stay as they were");

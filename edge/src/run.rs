@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use thiserror::Error;
 
 use crate::governor::{Governor, Pressure};
@@ -12,9 +13,9 @@ use crate::hub::{Hub, ReportPool};
 use crate::mailbox::{Empty, Inlet, Outlet, mailbox};
 use crate::pipeline::{Pipeline, PipelineError};
 use crate::preview::Preview;
-use crate::source::{Capture, Next, Pace, Source, SourceError};
+use crate::source::{Capture, Decoder, Next, Pace, Source, SourceError};
 use crate::stats::FrameTimes;
-use crate::telemetry::{SourceState, Telemetry};
+use crate::telemetry::{Beat, SourceState, Telemetry};
 
 /// Why a run ended early.
 #[derive(Debug, Error)]
@@ -25,6 +26,9 @@ pub enum RunError {
     /// The pipeline failed.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    /// The system gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// What the threads of a run share with each other and with those who watch.
@@ -53,9 +57,13 @@ pub struct RunOptions {
 const CAPTURES: usize = 3;
 /// How long anybody waits before looking whether the run is over.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a run that is over waits for its source to answer.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Processes the frames of `source` until it ends, `max_frames` are done, `stop` is set, or no sink is left that reads.
-/// Of a recording every frame is processed, of a live source always the newest. The hub is left open.
+/// Of a recording every frame is processed, of a live source always the newest. The hub is closed then. A source that hangs, as
+/// drivers do, is left to its thread, which is given back: it keeps neither the predictions so far nor the end of the run
+/// waiting.
 ///
 /// # Errors
 /// [`RunError`].
@@ -65,7 +73,7 @@ pub fn run(
     shared: &Shared,
     options: &RunOptions,
     stop: &AtomicBool,
-) -> Result<(), RunError> {
+) -> Result<Option<Straggler>, RunError> {
     let mut governor = Governor::new(source.pace() == Pace::Live, options.find_every, options.max_fps);
     let (inlet, outlet) = mailbox();
     let (give_back, spare) = bounded(CAPTURES);
@@ -74,25 +82,60 @@ pub fn run(
             let _ = give_back.try_send(capture);
         }
     }
-    let over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let telemetry = &*shared.telemetry;
-        let capturing = scope.spawn(|| {
-            capture(source, Spares { spare, give_back: give_back.clone() }, inlet, telemetry, &over)
-        });
-        let ending = SetOnDrop(&over);
-        let computed = compute(&outlet, pipeline, shared, options, &mut governor, stop, |done| {
-            let _ = give_back.try_send(done);
-        });
-        drop(ending);
-        drop(outlet);
-        let captured = capturing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        computed?;
-        Ok(captured?)
-    })
+    let over = Arc::new(AtomicBool::new(false));
+    let (telemetry, is_over) = (Arc::clone(&shared.telemetry), Arc::clone(&over));
+    let spares = Spares { spare, give_back: give_back.clone() };
+    let (gone, is_gone) = bounded::<()>(0);
+    let capturing = std::thread::Builder::new().name("capture".to_owned()).spawn(move || {
+        let _gone = gone;
+        capture(source, spares, inlet, &telemetry, &is_over)
+    })?;
+    let ending = SetOnDrop(&over);
+    shared.telemetry.set_running(true);
+    let computed = compute(&outlet, pipeline, shared, options, &mut governor, stop, |done| {
+        let _ = give_back.try_send(done);
+    });
+    shared.telemetry.set_running(false);
+    shared.hub.close();
+    drop((ending, outlet));
+    let straggler = Straggler { is_gone, thread: capturing };
+    let captured = match straggler.wait(PARTING) {
+        Ok(captured) => captured,
+        Err(straggler) => {
+            log::warn!("the source does not answer: it is left behind");
+            computed?;
+            return Ok(Some(straggler));
+        }
+    };
+    computed?;
+    captured?;
+    Ok(None)
 }
 
-/// Says so when the run is over, a panic included: else the thread that captures would be waited for without end.
+/// A source that had not answered when its run was over; it may hold its device.
+#[derive(Debug)]
+pub struct Straggler {
+    is_gone: Receiver<()>,
+    thread: JoinHandle<Result<(), SourceError>>,
+}
+
+impl Straggler {
+    /// Waits for it to answer: what became of it, or else itself.
+    ///
+    /// # Errors
+    /// The straggler, where `patience` has passed.
+    ///
+    /// # Panics
+    /// Where its thread has.
+    pub fn wait(self, patience: Duration) -> Result<Result<(), SourceError>, Self> {
+        match self.is_gone.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => Err(self),
+            _ => Ok(self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+        }
+    }
+}
+
+/// Says so when the run is over, a panic included: else the thread that captures would go on.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
@@ -117,8 +160,10 @@ fn capture(
 ) -> Result<(), SourceError> {
     let is_over = || over.load(Ordering::Relaxed);
     while !is_over() {
+        telemetry.beat(Beat::Capture);
         let Ok(mut capture) = spares.spare.recv_timeout(PATIENCE) else { continue };
         let next = loop {
+            telemetry.beat(Beat::Capture);
             match source.next(&mut capture)? {
                 Next::Skipped(what) => {
                     log::warn!("skipped {what}");
@@ -142,6 +187,7 @@ fn capture(
             Pace::Recorded => {
                 let mut waiting = Some(capture);
                 while let Some(capture) = waiting.take().filter(|_| !is_over()) {
+                    telemetry.beat(Beat::Capture);
                     waiting = inlet.offer(capture, PATIENCE).err().map(|closed| closed.0);
                 }
             }
@@ -166,10 +212,11 @@ fn compute(
 ) -> Result<(), RunError> {
     let telemetry = &shared.telemetry;
     let (mut pool, mut times) = (ReportPool::default(), FrameTimes::default());
+    let mut decoder = Decoder::default();
     let mut left = options.max_frames.unwrap_or(u64::MAX);
     let mut next_start = Instant::now();
     while left > 0 && !stop.load(Ordering::Relaxed) && !shared.hub.is_deserted() {
-        telemetry.beat();
+        telemetry.beat(Beat::Pipeline);
         let early = next_start.saturating_duration_since(Instant::now());
         if !early.is_zero() {
             std::thread::sleep(early.min(PATIENCE));
@@ -179,7 +226,7 @@ fn compute(
             Ok(capture) => capture,
             Err(Empty::Yet) => {
                 if let Some(pressure) = governor.look(Instant::now()) {
-                    tell(telemetry, pressure);
+                    tell_pressure(telemetry, pressure);
                 }
                 continue;
             }
@@ -187,23 +234,23 @@ fn compute(
         };
         let begun = Instant::now();
         let wait = begun.duration_since(capture.taken);
-        match capture.decode() {
+        match decoder.decode(&mut capture, &telemetry.source) {
             Ok(()) => {
                 let spent = [wait, capture.read + begun.elapsed()];
                 let report = pool.fill(|report| pipeline.process(&capture, spent, &mut times, report))?;
-                shared.hub.publish(&report, stop);
+                shared.hub.publish(&report, &|| {
+                    telemetry.beat(Beat::Pipeline);
+                    !stop.load(Ordering::Relaxed)
+                });
                 shared.preview.offer(&capture);
                 telemetry.stats().count_frame(report.faces.len(), &times);
                 left -= 1;
             }
-            Err(error) => {
-                log::debug!("frame {}: {error}", capture.frame.index);
-                telemetry.source.count_damaged();
-            }
+            Err(error) => log::debug!("frame {}: {error}", capture.frame.index),
         }
         give_back(capture);
         if let Some(pressure) = governor.count(begun.elapsed(), Instant::now()) {
-            tell(telemetry, pressure);
+            tell_pressure(telemetry, pressure);
         }
         let decision = governor.decision();
         pipeline.set_find_every(decision.find_every);
@@ -213,7 +260,7 @@ fn compute(
 }
 
 /// Publishes what slows the run down; a change is logged.
-fn tell(telemetry: &Telemetry, pressure: Pressure) {
+fn tell_pressure(telemetry: &Telemetry, pressure: Pressure) {
     if telemetry.pressure().reason != pressure.reason {
         match pressure.reason.as_str() {
             "" => log::info!("no pressure any more"),

@@ -1,6 +1,6 @@
 //! The process among others: signals, and what systemd is told.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -27,7 +27,7 @@ const INTERRUPTED: i32 = 130;
 
 impl Signals {
     /// From now on SIGTERM and SIGINT ask to stop (a second one ends the program at once), and SIGHUP asks to stop and start
-    /// again with settings read anew.
+    /// again with settings read anew; in a terminal, whose closing sends it, it asks to stop.
     ///
     /// # Errors
     /// Where the system does not let us.
@@ -38,6 +38,10 @@ impl Signals {
             flag::register_conditional_shutdown(signal, INTERRUPTED, Arc::clone(&signals.terminate))?;
             flag::register(signal, Arc::clone(&signals.terminate))?;
             flag::register(signal, Arc::clone(&signals.stop))?;
+        }
+        if io::stdin().is_terminal() || io::stderr().is_terminal() {
+            // A terminal that is closed sends it twice, so a second one is no impatience.
+            flag::register(SIGHUP, Arc::clone(&signals.terminate))?;
         }
         flag::register(SIGHUP, Arc::clone(&signals.stop))?;
         Ok(signals)
@@ -61,14 +65,26 @@ impl Signals {
 }
 
 /// Tells systemd something, where it listens.
-pub fn notify(states: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         log::debug!("systemd was not told: {error}");
     }
 }
 
-/// A run whose pipeline has not looked for work for so long hangs: systemd is no longer told that all is well.
-pub const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// Tells systemd that the run is over: that settings are read anew, or that the program ends.
+pub fn notify_end(reload: bool) {
+    // systemd takes the two for one message, and a reload without the time for a failed one.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) if reload => notify(&[NotifyState::Reloading, now]),
+        _ if reload => notify(&[NotifyState::Reloading]),
+        _ => notify(&[NotifyState::Stopping]),
+    }
+}
+
+/// Tells systemd that the program lives, and what it waits for between two runs.
+pub fn notify_waiting(reason: &str) {
+    notify(&[NotifyState::Watchdog, NotifyState::Status(reason)]);
+}
 
 /// Tells systemd how a run goes until this is dropped.
 #[derive(Debug)]
@@ -91,7 +107,7 @@ impl Reporter {
         let period = watchdog.unwrap_or(STATUS_PERIOD).min(STATUS_PERIOD);
         let thread = std::thread::Builder::new().name("systemd".to_owned()).spawn(move || {
             while !ended.load(Ordering::Relaxed) {
-                if watchdog.is_some() && shared.telemetry.since_beat() < HANGS_AFTER {
+                if watchdog.is_some() && shared.telemetry.hanging().is_none() {
                     notify(&[NotifyState::Watchdog]);
                 }
                 notify(&[NotifyState::Status(&status(&shared))]);
@@ -123,9 +139,11 @@ fn status(shared: &Shared) -> String {
         SourceState::Live => format!("{detail}: {frames} frames"),
         state => format!("source {}: {detail}", state.name()),
     };
-    if !pressure.is_empty() {
+    let undecodable = shared.telemetry.source.undecodable();
+    let undecodable = undecodable.map(|reason| format!("no frame can be decoded: {reason}"));
+    for note in undecodable.into_iter().chain((!pressure.is_empty()).then_some(pressure)) {
         line.push_str("; ");
-        line.push_str(&pressure);
+        line.push_str(&note);
     }
     line
 }
@@ -144,5 +162,7 @@ mod tests {
         let hot = crate::governor::Pressure { reason: "hot".to_owned(), ..Default::default() };
         shared.telemetry.set_pressure(hot);
         assert_eq!(status(&shared), "demo: 0 frames; hot");
+        shared.telemetry.source.set_undecodable(Some("no picture".to_owned()));
+        assert_eq!(status(&shared), "demo: 0 frames; no frame can be decoded: no picture; hot");
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::ArgAction;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
+use semblance_face::url;
 use thiserror::Error;
 
 /// The flag that names the file.
@@ -158,30 +159,32 @@ impl Settings {
     }
 
     /// The settings of the subcommand `chosen` as a file that would set them, each with where it came from. What is not set
-    /// is told in a comment; passwords in URLs are not shown.
+    /// is told in a comment, and so is what may be secret, without what may be.
     pub fn describe(&self, chosen: &Command) -> String {
         let Some((_, sub)) = self.matches.subcommand() else { return String::new() };
         let mut lines = BTreeMap::new();
         for arg in chosen.get_arguments().filter(|arg| is_setting(arg)) {
             let (id, key) = (arg.get_id().as_str(), key_of(arg));
-            let values: Vec<String> = sub
-                .try_get_raw(id)
-                .ok()
-                .flatten()
-                .into_iter()
-                .flatten()
-                .map(|value| masked(&value.to_string_lossy()))
-                .collect();
+            let raw = sub.try_get_raw(id).ok().flatten().into_iter().flatten();
+            let given: Vec<_> = raw.map(|value| value.to_string_lossy().into_owned()).collect();
+            let values: Vec<_> = given.iter().map(|value| url::public(value)).collect();
             let text = match (arg.get_action(), values.as_slice()) {
                 (ArgAction::SetTrue, _) => sub.get_flag(id).to_string(),
                 (_, []) => {
-                    lines.insert(key.clone(), format!("# {key} is not set"));
+                    let line = format!("# {key} is not set");
+                    lines.insert(key, line);
                     continue;
                 }
                 (ArgAction::Append, many) => toml::Value::from(many.to_vec()).to_string(),
                 (_, [one, ..]) => literal(one),
             };
-            lines.insert(key.clone(), format!("{key} = {text}  # {}", self.origin(id, arg)));
+            let origin = self.origin(id, arg);
+            let line = if values == given {
+                format!("{key} = {text}  # {origin}")
+            } else {
+                format!("# {key} = {text}  # {origin}; shown without what may be secret in it")
+            };
+            lines.insert(key, line);
         }
         let mut out = String::new();
         for line in lines.values() {
@@ -191,26 +194,16 @@ impl Settings {
     }
 }
 
-/// A URL without its password, anything else as it is.
-fn masked(text: &str) -> String {
-    let secret = || {
-        let start = text.find("://")? + 3;
-        let end = start + text[start..].rfind('@')?;
-        let colon = start + text[start..end].find(':')?;
-        Some((colon + 1, end))
-    };
-    match secret() {
-        Some((start, end)) => format!("{}***{}", &text[..start], &text[end..]),
-        None => text.to_owned(),
-    }
-}
-
-/// A number or truth value as it is, anything else as a string.
+/// What TOML reads as a number or a truth value as it is, anything else (`.5` and `007`, too) as a string.
 fn literal(text: &str) -> String {
-    let plain = text.parse::<i64>().is_ok()
-        || text.parse::<bool>().is_ok()
-        || (text.parse::<f64>().is_ok_and(f64::is_finite) && text.contains('.'));
-    if plain { text.to_owned() } else { toml::Value::from(text).to_string() }
+    let is_word = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    let table = format!("x = {text}").parse::<toml::Table>().ok();
+    match table.as_ref().and_then(|table| table.get("x")) {
+        Some(toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_)) if is_word => {
+            text.to_owned()
+        }
+        _ => toml::Value::from(text).to_string(),
+    }
 }
 
 fn args_head(args: &[OsString]) -> OsString {
@@ -228,7 +221,11 @@ fn read_table(path: &Path) -> Result<toml::Table, SettingsError> {
         .map_err(|source| SettingsError::Io { path: path.to_owned(), source })?;
     text.parse().map_err(|e: toml::de::Error| SettingsError::Syntax {
         path: path.to_owned(),
-        reason: e.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+        // Without the line itself, which may hold a password.
+        reason: match e.span() {
+            Some(span) => format!("line {}: {}", 1 + text[..span.start].matches('\n').count(), e.message()),
+            None => e.message().to_owned(),
+        },
     })
 }
 
@@ -374,13 +371,22 @@ mod tests {
         let origins =
             |text: &str| text.lines().map(|l| l.split("  #").next().unwrap().to_owned()).collect::<Vec<_>>();
         assert_eq!(origins(&described(&again)), origins(&text));
+        // A password is not shown; the setting is left out rather than changed.
+        let secret = File::with("source = \"rtsp://me:sesame@camera/1\"\n").read(&["run"]).unwrap();
+        let text = described(&secret);
+        assert!(text.contains("\n# source = \"rtsp://camera/1\"  # /") && !text.contains("sesame"), "{text}");
+        text.parse::<toml::Table>().unwrap();
     }
 
     #[test]
-    fn passwords_are_not_shown() {
-        assert_eq!(masked("mqtt://me:s:e/c@broker/home?rate=2"), "mqtt://me:***@broker/home?rate=2");
-        for plain in ["mqtt://me@broker/home", "jsonl:a@b", "rtsp://camera:554/1", "demo"] {
-            assert_eq!(masked(plain), plain);
+    fn values_are_written_as_toml_reads_them() {
+        for plain in ["15", "-3", "0.5", "1e3", "true"] {
+            assert_eq!(literal(plain), plain);
+        }
+        for text in [".5", "007", "demo", "1x", "1 # x", "2024-01-01"] {
+            assert_eq!(literal(text), toml::Value::from(text).to_string());
+            let table: toml::Table = format!("x = {}", literal(text)).parse().unwrap();
+            assert_eq!(table["x"].as_str(), Some(text));
         }
     }
 
@@ -392,7 +398,8 @@ mod tests {
         assert!(message.contains("edge.toml: max_fps: invalid value 'fast'"), "{message}");
         assert!(fail("landmarks = 1").contains("landmarks: give true or false"));
         assert!(fail("source = [\"a\", \"b\"]").contains("source: give one value"));
-        assert!(fail("source = ").contains("edge.toml: TOML parse error"));
+        let message = fail("landmarks = true\nout = [\"mqtt://u:sesame@h/x\"\nsource = 3");
+        assert!(message.contains("edge.toml: line ") && !message.contains("sesame"), "{message}");
         let gone = Settings::read(
             &Cli::command(),
             "run",

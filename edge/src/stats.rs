@@ -140,6 +140,20 @@ impl Stats {
         self.stages[stage as usize].len()
     }
 
+    /// What was counted since `earlier`, an earlier state of the same counts.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut since = self.clone();
+        for (stage, before) in since.stages.iter_mut().zip(&earlier.stages) {
+            // It fails where `before` holds more than `stage`, which nothing that only counts up does.
+            let _ = stage.subtract(before);
+        }
+        since.frames = self.frames.saturating_sub(earlier.frames);
+        since.faces = self.faces.saturating_sub(earlier.faces);
+        since.frames_with_face = self.frames_with_face.saturating_sub(earlier.frames_with_face);
+        since.dropped = self.dropped.saturating_sub(earlier.dropped);
+        since
+    }
+
     /// The summary over a run of `wall`, for people.
     pub fn summary(&self, wall: Duration) -> Summary<'_> {
         Summary { stats: self, wall }
@@ -175,6 +189,19 @@ impl fmt::Display for Summary<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_came_since_is_told_apart_from_what_was_before() {
+        let mut stats = Stats::default();
+        stats.record(Stage::Find, Duration::from_secs(9));
+        stats.frames = 7;
+        let before = stats.clone();
+        stats.record(Stage::Find, Duration::from_millis(3));
+        stats.frames += 2;
+        let since = stats.since(&before);
+        assert_eq!((since.frames, since.samples(Stage::Find), since.samples(Stage::Total)), (2, 1, 0));
+        assert!((since.quantile_ms(Stage::Find, 1.0) - 3.0).abs() < 0.1);
+    }
 
     #[test]
     fn quantiles_of_a_known_sequence() {

@@ -1,14 +1,23 @@
 //! What a run tells of itself: counts, latencies, the state of its source. Read by the dashboard, `/metrics`, `/healthz`
 //! and systemd's watchdog; written by the threads of the run.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::governor::Pressure;
 use crate::stats::Stats;
+
+/// A thread of a run that has not looked for work for so long hangs: systemd is no longer told that all is well.
+pub const HANGS_AFTER: Duration = Duration::from_secs(10);
+
+/// When the program started: a run that starts again with other settings does not change it.
+pub fn process_started() -> Instant {
+    static STARTED: LazyLock<Instant> = LazyLock::new(Instant::now);
+    *STARTED
+}
 
 /// How the source is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -48,6 +57,8 @@ pub struct SourceMonitor {
     missed: AtomicU64,
     damaged: AtomicU64,
     reopened: AtomicU64,
+    /// Why what comes cannot be decoded, while it cannot.
+    undecodable: Mutex<Option<String>>,
 }
 
 impl SourceMonitor {
@@ -61,6 +72,9 @@ impl SourceMonitor {
                 _ => log::info!("source {}: {detail}", state.name()),
             }
             *now = (state, detail.to_owned());
+        }
+        if matches!(state, SourceState::Frozen | SourceState::Gone) {
+            *lock(&self.undecodable) = None;
         }
     }
 
@@ -82,6 +96,22 @@ impl SourceMonitor {
     /// Counts a frame that came damaged.
     pub fn count_damaged(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says why nothing of what comes can be decoded, or that it can. A change is logged.
+    pub fn set_undecodable(&self, reason: Option<String>) {
+        let mut now = lock(&self.undecodable);
+        match (&*now, &reason) {
+            (None, Some(reason)) => log::warn!("no frame can be decoded: {reason}"),
+            (Some(_), None) => log::info!("frames can be decoded again"),
+            _ => {}
+        }
+        *now = reason;
+    }
+
+    /// Why nothing of what comes can be decoded; none where it can.
+    pub fn undecodable(&self) -> Option<String> {
+        lock(&self.undecodable).clone()
     }
 
     /// Counts that the source was opened again.
@@ -119,17 +149,41 @@ impl SourceMonitor {
     }
 }
 
+/// A thread of a run that tells that it is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// The one that reads the source.
+    Capture,
+    /// The one that computes.
+    Pipeline,
+}
+
+impl Beat {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Capture, Self::Pipeline];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Capture => "capture",
+            Self::Pipeline => "pipeline",
+        }
+    }
+}
+
 /// What a run tells of itself.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// When the program started.
-    pub started: Instant,
+    /// When the run started.
+    started: Instant,
     /// The source.
     pub source: SourceMonitor,
     stats: Mutex<Stats>,
     replaced: AtomicU64,
-    /// When the pipeline last looked for work, in milliseconds since `started`.
-    beat_ms: AtomicU64,
+    /// When each thread last looked for work, in milliseconds since `started`.
+    beats_ms: [AtomicU64; Beat::ALL.len()],
+    /// Whether threads are to tell that they are alive.
+    is_running: AtomicBool,
     pressure: Mutex<Pressure>,
     failed_sinks: Mutex<Vec<(String, String)>>,
 }
@@ -141,7 +195,8 @@ impl Default for Telemetry {
             source: SourceMonitor::default(),
             stats: Mutex::default(),
             replaced: AtomicU64::new(0),
-            beat_ms: AtomicU64::new(0),
+            beats_ms: Default::default(),
+            is_running: AtomicBool::new(false),
             pressure: Mutex::default(),
             failed_sinks: Mutex::default(),
         }
@@ -164,15 +219,27 @@ impl Telemetry {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// The pipeline is alive.
-    pub fn beat(&self) {
-        self.beat_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    /// A thread is alive.
+    pub fn beat(&self, who: Beat) {
+        self.beats_ms[who as usize].store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Time since the pipeline was last alive.
-    pub fn since_beat(&self) -> Duration {
-        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
-        self.started.elapsed().saturating_sub(beat)
+    /// Says that the run begins, or is over: only in between threads are to tell that they are alive.
+    pub fn set_running(&self, is_running: bool) {
+        Beat::ALL.into_iter().for_each(|who| self.beat(who));
+        self.is_running.store(is_running, Ordering::Relaxed);
+    }
+
+    /// A thread that has not been alive for [`HANGS_AFTER`], and for how long; none where the run or its source is over.
+    pub fn hanging(&self) -> Option<(Beat, Duration)> {
+        if !self.is_running.load(Ordering::Relaxed) || self.source.state().0 == SourceState::Ended {
+            return None;
+        }
+        Beat::ALL.into_iter().find_map(|who| {
+            let beat = Duration::from_millis(self.beats_ms[who as usize].load(Ordering::Relaxed));
+            let silent = self.started.elapsed().saturating_sub(beat);
+            (silent > HANGS_AFTER).then_some((who, silent))
+        })
     }
 
     /// Says that an output is not written to any more, and why.

@@ -305,7 +305,7 @@ fn play(shared: &Shared, labels: &Labels, stop: &AtomicBool) {
         let large = face(2, [500.0 + 80.0 * wave(0.0), 150.0, 240.0, 300.0]);
         let report =
             FrameReport { t, frame, size: [1280, 720], faces: vec![small, large], ..FrameReport::default() };
-        shared.hub.publish(&Arc::new(report), stop);
+        shared.hub.publish(&Arc::new(report), &|| !stop.load(Ordering::Relaxed));
         if stop.load(Ordering::Relaxed) {
             return;
         }

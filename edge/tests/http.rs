@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use semblance_edge::http::{About, HttpOptions, Limits, Server};
@@ -179,7 +178,7 @@ fn every_path_and_status_is_as_described_and_nothing_else_is_served() {
 
     let nobody = FrameReport { frame: 7, ..FrameReport::default() };
     let mut faceless = SseClient::open(ill, "/v1/stream?events=frame");
-    ill_run.hub.publish(&Arc::new(nobody), &AtomicBool::new(false));
+    ill_run.hub.publish(&Arc::new(nobody), &|| true);
     let (kind, data) = faceless.next().unwrap();
     spec.assert_valid(&kinds[&kind], &serde_json::from_str(&data).unwrap(), &kind);
     assert_eq!(data, r#"{"t":0.0,"frame":7,"faces":0}"#);
@@ -295,6 +294,14 @@ fn health_follows_source_and_outputs() {
     let (status, reasons) = health();
     assert!(status == 503 && reasons.contains("no frame for 2 s"), "{reasons}");
     shared.telemetry.source.set(SourceState::Live, "a camera");
+    shared.telemetry.source.set_undecodable(Some("no picture".to_owned()));
+    let (status, reasons) = health();
+    assert!(status == 503 && reasons.contains("no frame can be decoded: no picture"), "{reasons}");
+    let state = get(addr, "/v1/state", &[]).json();
+    assert_eq!(state["source"]["detail"], "a camera: no frame can be decoded: no picture");
+    assert!(get(addr, "/metrics", &[]).text().contains("semblance_source_up 0\n"));
+    shared.telemetry.source.set_undecodable(None);
+    assert_eq!(health().0, 200);
     shared.telemetry.sink_failed("mqtt://me:secret@broker", "gone");
     let (status, reasons) = health();
     assert!(status == 503 && reasons.contains("broker") && !reasons.contains("secret"), "{reasons}");
@@ -511,12 +518,11 @@ fn connections_and_requests_are_bounded() {
 
 /// Publishes so many frames at a fast, even rate; returns the longest that one took.
 fn publish(shared: &Shared, frames: std::ops::Range<u64>) -> Duration {
-    let never = AtomicBool::new(false);
     let mut longest = Duration::ZERO;
     for frame in frames {
         let report = report(frame);
         let start = Instant::now();
-        shared.hub.publish(&report, &never);
+        shared.hub.publish(&report, &|| true);
         longest = longest.max(start.elapsed());
         std::thread::sleep(Duration::from_micros(500));
     }

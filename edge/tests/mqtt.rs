@@ -200,6 +200,8 @@ fn edge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
     let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default");
     command.args(args).env("SEMBLANCE_BUNDLE", bundle).env("SEMBLANCE_HTTP", "off").stdout(Stdio::null());
+    // SIGHUP would end it where standard input or error is a terminal.
+    command.stdin(Stdio::null());
     command
 }
 
@@ -331,6 +333,20 @@ fn a_broker_that_goes_away_slows_nothing_and_is_found_again() {
     // This broker remembers nothing from before.
     assert_eq!(broker.retained("a/available")[0].payload, "online");
     assert!(broker.retained("homeassistant/#").len() >= 4);
+}
+
+#[test]
+fn a_reload_tells_that_it_is_gone_and_back() {
+    let Some(broker) = Broker::start("allow_anonymous true") else { return };
+    let listener = broker.listen();
+    let run = Running::start(&["run", "--source", "demo", "--max-fps", "5", "--out", &broker.url("a")]);
+    listener.next("a state", |m| m.topic == "a/state");
+    assert!(Command::new("kill").args(["-HUP", &run.0.id().to_string()]).status().unwrap().success());
+    listener.until("a/available", "offline");
+    let heard = listener.until("a/available", "online");
+    assert!(heard.iter().all(|m| m.topic != "a/state"), "{heard:?}");
+    listener.next("a state after it", |m| m.topic == "a/state");
+    assert_eq!(broker.retained("a/available")[0].payload, "online");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn check_finds_the_shipped_bundle_fit_and_gives_remedies() {
     let output = edge(&["check", "--state-dir", state]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    for name in ["bundle", "heads", "models", "ffmpeg", "camera", "state", "clock", "memory", "heat"] {
+    for name in ["bundle", "heads", "models", "ffmpeg", "source", "state", "clock", "memory", "heat"] {
         assert!(text.lines().any(|line| line[6..].starts_with(name)), "{name}: {text}");
     }
     assert!(text.contains("a drawn face was found"), "{text}");
@@ -164,6 +164,16 @@ fn check_finds_the_shipped_bundle_fit_and_gives_remedies() {
         assert_eq!(finding["level"] == "ok", finding.get("remedy").is_none(), "{finding}");
         assert_eq!(finding["level"] == "fail", finding["name"] == "output", "{finding}");
     }
+    // What a run's file asks for is looked at.
+    let config = dir.path().join("edge.toml");
+    fs::write(&config, "source = \"/no/such.mp4\"\nmax_fps = 3\n").unwrap();
+    let output = edge(&["check", "--state-dir", state, "--config", config.to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("FAIL  source") && line.contains("/no/such.mp4")),
+        "{text}"
+    );
 }
 
 #[test]

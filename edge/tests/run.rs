@@ -19,6 +19,8 @@ fn shipped_bundle() -> PathBuf {
 fn edge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
     command.args(args).env("SEMBLANCE_BUNDLE", shipped_bundle()).env("SEMBLANCE_HTTP", "off");
+    // SIGHUP would end it where standard input or error is a terminal.
+    command.stdin(Stdio::null());
     command
 }
 

@@ -41,6 +41,16 @@ pub enum FrameError {
     Decode(String),
 }
 
+/// How closely a JPEG has to keep to the standard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Leniency {
+    /// To the letter: one that is torn or ends early is an error.
+    #[default]
+    Strict,
+    /// As far as anything can be made of it; what is missing is grey.
+    Lenient,
+}
+
 /// An RGB picture (8 bits a channel, rows from the top, no padding) with its place in a video.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
@@ -102,8 +112,8 @@ impl Frame {
     ///
     /// # Errors
     /// As [`Frame::decode`]; the pixels are then of no use.
-    pub fn decode_jpeg(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
-        crate::frame::decode::jpeg_into(bytes, self)
+    pub fn decode_jpeg(&mut self, bytes: &[u8], leniency: Leniency) -> Result<(), FrameError> {
+        crate::frame::decode::jpeg_into(bytes, leniency, self)
     }
 
     /// Gives the frame another size, keeping its allocation where it is large enough. What the pixels hold then has no
@@ -150,7 +160,7 @@ impl Frame {
 mod decode {
     //! Pictures from files: zune-jpeg for JPEG (strict, so that truncation shows), `image` for the rest.
 
-    use super::{Frame, FrameError};
+    use super::{Frame, FrameError, Leniency};
     use zune_jpeg::JpegDecoder;
     use zune_jpeg::zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 
@@ -159,14 +169,14 @@ mod decode {
             return other(bytes);
         }
         let mut frame = Frame::black(1, 1)?;
-        jpeg_into(bytes, &mut frame)?;
+        jpeg_into(bytes, Leniency::Strict, &mut frame)?;
         Ok(frame)
     }
 
-    pub(super) fn jpeg_into(bytes: &[u8], frame: &mut Frame) -> Result<(), FrameError> {
+    pub(super) fn jpeg_into(bytes: &[u8], leniency: Leniency, frame: &mut Frame) -> Result<(), FrameError> {
         let side = Frame::MAX_SIDE as usize;
         let options = DecoderOptions::new_fast()
-            .set_strict_mode(true)
+            .set_strict_mode(leniency == Leniency::Strict)
             .set_max_width(side)
             .set_max_height(side)
             .jpeg_set_out_colorspace(ColorSpace::RGB);

@@ -16,6 +16,7 @@ pub mod landmarks;
 mod network;
 pub mod pose;
 pub mod track;
+pub mod url;
 pub mod video;
 
 pub use align::{Aligner, CropTemplate};

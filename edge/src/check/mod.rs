@@ -1,22 +1,26 @@
 //! `edge check`: whether this machine can do what is asked of it, one line a matter, with a remedy where it cannot.
 
+mod source;
+
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use semblance_calib::Heads;
+use semblance_face::frame::Leniency;
 use semblance_face::{Bundle, FollowOptions, Follower, describe};
 use serde::Serialize;
 
+use crate::cameras::Cameras;
 use crate::governor::Governor;
 use crate::hub::ReportPool;
 use crate::pipeline::Pipeline;
 use crate::sink::SinkSpec;
-use crate::source::{self, Capture, Source, SourceOptions};
+use crate::source::{Capture, DEMO, Source, SourceOptions, open};
 use crate::stats::FrameTimes;
 
 /// How a matter stands.
@@ -85,23 +89,31 @@ pub struct CheckReport {
 pub struct CheckOptions<'a> {
     /// The bundle's folder, or why none was found.
     pub bundle: Result<&'a Path, &'a str>,
+    /// What is to be read; where none is named, a camera is looked for and need not be there.
+    pub source: Option<&'a str>,
     /// How faces are to be found.
     pub follow: FollowOptions,
     /// Where predictions are to go.
     pub outputs: &'a [SinkSpec],
     /// Where the program keeps what outlives it.
     pub state_dir: &'a Path,
+    /// Whether the server is for other machines, too: the token is then kept in the state's folder.
+    pub needs_token: bool,
 }
 
-/// Looks at everything. It takes a second or two, opens no network connection but to the brokers among the outputs, and
-/// leaves nothing behind.
+/// Looks at everything. It takes a second or two, opens no network connection but to the source and to the brokers among
+/// the outputs, and leaves nothing behind.
 pub fn check(options: &CheckOptions<'_>) -> CheckReport {
     let mut checks = models(options);
-    checks.push(ffmpeg());
-    checks.push(camera());
-    let outputs = options.outputs.iter().filter_map(SinkSpec::file).map(|file| ("output", folder_of(file)));
-    for (name, dir) in [("state", options.state_dir)].into_iter().chain(outputs) {
-        checks.push(disk(name, dir));
+    checks.push(ffmpeg(options.source.is_some_and(source::needs_ffmpeg)));
+    checks.push(source::source(options.source, &Cameras::list()));
+    // The program makes its state's folder itself, an output's it does not; without a token it needs none.
+    let state = options.state_dir;
+    let there = state.ancestors().find(|part| part.is_dir()).unwrap_or(Path::new("/"));
+    let unwritable = if options.needs_token { Level::Fail } else { Level::Warn };
+    checks.push(disk("state", state, there, unwritable));
+    for file in options.outputs.iter().filter_map(SinkSpec::file) {
+        checks.push(disk("output", folder_of(file), folder_of(file), Level::Fail));
     }
     for spec in options.outputs {
         if let SinkSpec::Mqtt(spec) = spec {
@@ -166,8 +178,8 @@ fn warm_up(bundle: &Bundle, follow: &FollowOptions) -> Finding {
         let follower = Follower::from_bundle(bundle, follow).map_err(|e| describe(&e))?;
         let mut pipeline = Pipeline::new(bundle, follower).map_err(|e| describe(&e))?;
         let loaded = start.elapsed();
-        let mut demo = source::open(source::DEMO, &SourceOptions::default(), &Default::default())
-            .map_err(|e| describe(&e))?;
+        let mut demo =
+            open(DEMO, &SourceOptions::default(), &Default::default()).map_err(|e| describe(&e))?;
         let mut capture = Capture::new().map_err(|e| describe(&e))?;
         let (mut pool, mut times) = (ReportPool::default(), FrameTimes::default());
         let (mut faces, mut spent) = (0, Duration::ZERO);
@@ -204,75 +216,26 @@ fn warm_up(bundle: &Bundle, follow: &FollowOptions) -> Finding {
 
 fn next_frame(source: &mut dyn Source, capture: &mut Capture) -> Result<(), String> {
     source.next(capture).map_err(|e| describe(&e))?;
-    capture.decode().map_err(|e| describe(&e))
+    capture.decode(Leniency::Strict).map_err(|e| describe(&e))
 }
 
-fn ffmpeg() -> Finding {
+/// The program that reads videos and streams; without it a run fails where it `is_needed`.
+fn ffmpeg(is_needed: bool) -> Finding {
     const INSTALL: &str =
         "without it there are no videos and no streams: install it (apt-get install ffmpeg)";
     let output = Command::new("ffmpeg").arg("-version").stdin(Stdio::null()).output();
-    match output {
+    let problem = match output {
         Ok(output) if output.status.success() => {
             let text = String::from_utf8_lossy(&output.stdout);
             let version = text.split_whitespace().nth(2).unwrap_or("of unknown version");
-            Finding::ok("ffmpeg", version)
+            return Finding::ok("ffmpeg", version);
         }
-        Ok(output) => Finding::warn("ffmpeg", format!("it ends with {}", output.status), INSTALL),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Finding::warn("ffmpeg", "not installed", INSTALL)
-        }
-        Err(error) => Finding::warn("ffmpeg", format!("it cannot be started: {error}"), INSTALL),
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn camera() -> Finding {
-    let (mut cameras, mut denied) = (Vec::new(), Vec::new());
-    for path in video_nodes(Path::new("/dev")) {
-        match v4l::Device::with_path(&path).and_then(|device| device.query_caps()) {
-            // What is no camera (an encoder, a camera's metadata) is passed over.
-            Ok(caps) => {
-                if caps.capabilities.contains(v4l::capability::Flags::VIDEO_CAPTURE) {
-                    cameras.push(format!("{} ({})", path.display(), caps.card));
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                denied.push(path.display().to_string());
-            }
-            Err(error) => log::debug!("{}: {error}", path.display()),
-        }
-    }
-    if !cameras.is_empty() {
-        Finding::ok("camera", format!("{}: {}", cameras.len(), cameras.join(", ")))
-    } else if !denied.is_empty() {
-        Finding::warn(
-            "camera",
-            format!("{} may not be opened by this user", denied.join(", ")),
-            "add the user to group video (sudo usermod -aG video USER) and log in again",
-        )
-    } else {
-        Finding::warn("camera", "none found", "plug one in, or use --source demo, a video or a stream")
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn camera() -> Finding {
-    Finding::warn("camera", "not looked for on this system", "try edge run --source camera")
-}
-
-/// `video0`, `video1`… in the order of their numbers.
-#[cfg(target_os = "linux")]
-fn video_nodes(dev: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dev) else { return Vec::new() };
-    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix("video")?.parse::<u32>().ok();
-    let mut nodes: Vec<(u32, PathBuf)> = entries
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            Some((number(&path)?, path))
-        })
-        .collect();
-    nodes.sort();
-    nodes.into_iter().map(|(_, path)| path).collect()
+        Ok(output) => format!("it ends with {}", output.status),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "not installed".to_owned(),
+        Err(error) => format!("it cannot be started: {error}"),
+    };
+    let level = if is_needed { Level::Fail } else { Level::Warn };
+    Finding { level, ..Finding::warn("ffmpeg", problem, INSTALL) }
 }
 
 /// Below this much room writing will fail soon...
@@ -284,14 +247,8 @@ fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Writes a byte where the folder is, or would be, and takes it away.
-fn disk(name: &'static str, dir: &Path) -> Finding {
-    // The program makes its state's folder itself, an output's it does not.
-    let there = if name == "state" {
-        dir.ancestors().find(|part| part.is_dir()).unwrap_or(Path::new("/"))
-    } else {
-        dir
-    };
+/// Writes a byte `there`, where the folder `dir` is or would be made, and takes it away.
+fn disk(name: &'static str, dir: &Path, there: &Path, unwritable: Level) -> Finding {
     let shown = dir.display();
     let probe = there.join(format!(".semblance-check-{}", std::process::id()));
     let written =
@@ -299,11 +256,8 @@ fn disk(name: &'static str, dir: &Path) -> Finding {
     let _ = fs::remove_file(&probe);
     if let Err(error) = written {
         let found = format!("{shown} cannot be written to: {error}");
-        return Finding::fail(
-            name,
-            found,
-            "create it, give this user the right to write there, or make room",
-        );
+        let remedy = "create it, give this user the right to write there, or make room";
+        return Finding { level: unwritable, ..Finding::warn(name, found, remedy) };
     }
     let remedy = "make room, or write elsewhere";
     match fs4::available_space(there).map(|bytes| bytes / 1_000_000) {
@@ -316,16 +270,24 @@ fn disk(name: &'static str, dir: &Path) -> Finding {
     }
 }
 
+/// Whether anybody listens at `host:port`, at any of the addresses that the host has.
+fn answers(address: &str) -> io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    for one in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&one, PATIENCE) {
+            Ok(_) => return Ok(()),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
 /// Whether anybody listens where a broker should.
 fn broker(host: &str, port: u16) -> Finding {
-    const PATIENCE: Duration = Duration::from_secs(2);
     let address = format!("{host}:{port}");
-    let connected = address.to_socket_addrs().and_then(|mut addresses| {
-        let first = addresses.next().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        TcpStream::connect_timeout(&first, PATIENCE)
-    });
-    match connected {
-        Ok(_) => Finding::ok("mqtt", format!("{address} answers")),
+    match answers(&address) {
+        Ok(()) => Finding::ok("mqtt", format!("{address} answers")),
         Err(error) => Finding::warn(
             "mqtt",
             format!("{address}: {error}"),
@@ -418,12 +380,15 @@ mod tests {
     #[test]
     fn folders_are_tried_and_left_as_they_were() {
         let dir = tempfile::tempdir().unwrap();
-        assert_ne!(disk("output", dir.path()).level, Level::Fail);
-        assert_ne!(disk("state", &dir.path().join("to/be/made")).level, Level::Fail);
+        let disk = |dir: &Path, there: &Path| disk("output", dir, there, Level::Fail);
+        assert_ne!(disk(dir.path(), dir.path()).level, Level::Fail);
+        assert_ne!(disk(&dir.path().join("to/be/made"), dir.path()).level, Level::Fail);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let missing = disk("output", &dir.path().join("missing"));
+        let gone = dir.path().join("missing");
+        let missing = disk(&gone, &gone);
         assert!(missing.level == Level::Fail && missing.to_string().contains("missing"), "{missing}");
         assert!(missing.remedy.is_some());
+        assert_eq!(super::disk("state", &gone, &gone, Level::Warn).level, Level::Warn);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::source::{self, Capture, Next, Source, SourceOptions};
 use semblance_edge::stats::{Stage, Stats};
 use semblance_edge::telemetry::Telemetry;
+use semblance_face::frame::Leniency;
 
 use super::PipelineArgs;
 
@@ -22,7 +23,7 @@ Examples:
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// What is measured on: demo, a video file, a picture, or a folder of pictures
-    #[arg(long, default_value = "demo", env = "SEMBLANCE_SOURCE")]
+    #[arg(long, default_value = "demo", env = "SEMBLANCE_SOURCE", hide_env_values = true)]
     source: String,
 
     /// Frames to measure, after 10 that warm up
@@ -89,7 +90,7 @@ fn bench_finder(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration>
     while frames.len() < FRAMES_HELD {
         match source.next(&mut capture)? {
             Next::Frame => {
-                capture.decode()?;
+                capture.decode(Leniency::Strict)?;
                 frames.push(capture.frame.clone());
             }
             Next::Skipped(_) | Next::Idle => {}

@@ -8,7 +8,7 @@ use super::run::RunArgs;
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   edge config --config edge.toml            what the file, the environment and the defaults make together
-  edge config --max-fps 15 > edge.toml      a file to start from: what is printed can be read again";
+  edge config --max-fps 15 > edge.toml      a file to start from: it can be read again as it is";
 
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use semblance_edge::http::{self, About, HttpError, HttpOptions, Server};
+use semblance_edge::logging::tell;
 use semblance_edge::run::Shared;
 
 use super::StateArgs;
@@ -31,9 +32,16 @@ pub(crate) struct HttpArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HttpChoice {
+pub(crate) enum HttpChoice {
     Off,
     At(SocketAddr),
+}
+
+impl HttpChoice {
+    /// Whether other machines can reach it.
+    pub(crate) fn is_for_others(self) -> bool {
+        matches!(self, Self::At(addr) if !addr.ip().to_canonical().is_loopback())
+    }
 }
 
 impl FromStr for HttpChoice {
@@ -78,13 +86,10 @@ impl HttpArgs {
             server => server?,
         };
         match server.token_file() {
-            None => eprintln!("edge: dashboard at http://{}/", server.local_addr()),
+            None => tell(format_args!("dashboard at http://{}/", server.local_addr())),
             Some(file) => {
-                let file = file.display();
-                eprintln!(
-                    "edge: dashboard at http://{}/?token=TOKEN, TOKEN is in {file}",
-                    server.local_addr()
-                );
+                let (addr, file) = (server.local_addr(), file.display());
+                tell(format_args!("dashboard at http://{addr}/?token=TOKEN, TOKEN is in {file}"));
             }
         }
         Ok(Some(server))

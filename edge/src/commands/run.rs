@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use sd_notify::NotifyState;
 use semblance_edge::http::{About, Server};
 use semblance_edge::hub::Overflow;
-use semblance_edge::logging::LogFormat;
+use semblance_edge::logging::{LogFormat, tell};
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::service::{self, Reporter, Signals};
@@ -42,7 +41,7 @@ pub(crate) struct RunArgs {
     /// camera (the first that can be used), /dev/videoN, - (standard input: JPEGs, or raw pixels with --format and
     /// --size), a stream's URL or a video file (read through ffmpeg), a picture, a folder of pictures, or demo (a drawn
     /// face, no hardware)
-    #[arg(long, default_value = source::CAMERA, env = "SEMBLANCE_SOURCE")]
+    #[arg(long, default_value = source::CAMERA, env = "SEMBLANCE_SOURCE", hide_env_values = true)]
     source: String,
 
     #[command(flatten)]
@@ -157,7 +156,9 @@ fn control(text: &str) -> Result<(String, i64), String> {
 /// Reports that a sink may be behind by.
 const QUEUE: usize = 256;
 /// Sinks have this long to write what is queued when a run ends.
-const DRAIN: Duration = Duration::from_secs(2);
+const DRAIN: Duration = Duration::from_millis(1500);
+/// Before a reload a source has this long to give its device back.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// What became of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,7 +197,7 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let is_live = source.pace() == Pace::Live;
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        source: source::public_name(&args.source),
+        source: semblance_face::url::public(&args.source),
         labels: labels.clone(),
         user: None,
     };
@@ -227,20 +228,27 @@ impl Opened<'_> {
             max_fps: args.max_fps,
         };
         let result = run::run(source, &mut pipeline, &shared, &options, signals.stop());
-        shared.hub.close();
         // Of a recording nothing is lost because its reader is slow, unless somebody wants to stop.
         let finished = sink::finish(sinks, DRAIN, || !is_live && !signals.stop().load(Ordering::Relaxed));
         let reload = signals.take_reload();
-        service::notify(&[if reload { NotifyState::Reloading } else { NotifyState::Stopping }]);
+        service::notify_end(reload);
         drop((reporter, server));
         {
             let stats = shared.telemetry.stats();
             if stats.frames > 0 || result.is_ok() {
-                eprintln!("{}", stats.summary(start.elapsed()));
+                tell(stats.summary(start.elapsed()));
             }
         }
         if is_live {
-            eprintln!("{}", shared.telemetry.source.summary());
+            tell(shared.telemetry.source.summary());
+        }
+        let (result, straggler) = match result {
+            Ok(straggler) => (Ok(()), straggler),
+            Err(error) => (Err(error), None),
+        };
+        if reload && let Some(Err(_)) = straggler.map(|straggler| straggler.wait(ANSWER)) {
+            // It may hold its device for ever; only the program's end frees that.
+            anyhow::bail!("the source does not answer: settings cannot be read anew, start again");
         }
         let result = result.map_err(anyhow::Error::from).and(finished.map_err(anyhow::Error::from));
         match result {

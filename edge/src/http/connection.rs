@@ -62,9 +62,10 @@ fn admit(
     }
     let limits = guard.limits;
     let _ = stream.set_nodelay(true);
-    let context = Arc::clone(context);
+    let slot = Slot { context: Arc::clone(context), peer: ends.peer };
     let service = service.clone();
     tokio::spawn(async move {
+        let _slot = slot;
         let with_ends = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(ends);
             service.call(request)
@@ -78,8 +79,19 @@ fn admit(
         if let Err(error) = served {
             log::debug!("http: {}: {error}", ends.peer);
         }
-        context.guard.dismiss(ends.peer);
     });
+}
+
+/// The place of a connection, which is free again when this is dropped, a panic of its task included.
+struct Slot {
+    context: Arc<Context>,
+    peer: IpAddr,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.context.guard.dismiss(self.peer);
+    }
 }
 
 /// A connection that fails once its client takes nothing for too long.

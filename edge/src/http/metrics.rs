@@ -6,11 +6,12 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use semblance_face::url;
 
 use super::Context;
-use super::state::{rss_bytes, without_credentials};
+use super::state::rss_bytes;
 use crate::stats::{Stage, Stats};
-use crate::telemetry::SourceState;
+use crate::telemetry::{SourceState, process_started};
 
 /// Upper bounds of the histograms' buckets in seconds: from a workstation's head to a small board's whole frame.
 const BOUNDS: [f64; 14] =
@@ -88,7 +89,7 @@ fn render(context: &Context) -> String {
         escaped(&about.version),
         escaped(&about.labels.bundle)
     ));
-    let uptime = telemetry.started.elapsed().as_secs_f64();
+    let uptime = process_started().elapsed().as_secs_f64();
     text.single("uptime_seconds", "gauge", "Time since the program started.", uptime);
     text.single("fps", "gauge", "Frames processed a second, over the last seconds.", fps);
     text.single("capture_fps", "gauge", "Frames captured a second, over the last seconds.", capture_fps);
@@ -118,8 +119,8 @@ fn render(context: &Context) -> String {
     text.single(
         "source_up",
         "gauge",
-        "Whether the source gives frames.",
-        u8::from(state == SourceState::Live),
+        "Whether the source gives frames that can be decoded.",
+        u8::from(state == SourceState::Live && source.undecodable().is_none()),
     );
     text.single(
         "source_reopened_total",
@@ -146,7 +147,7 @@ fn render(context: &Context) -> String {
     let held = u8::from(!pressure.reason.is_empty());
     text.single("pressure", "gauge", "Whether heat or load holds the rate or the finder back.", held);
     let outputs = shared.hub.stats();
-    let named = |stats: &Arc<crate::hub::QueueStats>| without_credentials(&stats.name);
+    let named = |stats: &Arc<crate::hub::QueueStats>| url::public(&stats.name);
     text.labelled(
         "output_delivered_total",
         "counter",
@@ -162,7 +163,7 @@ fn render(context: &Context) -> String {
         outputs.iter().map(|stats| (named(stats), stats.dropped())),
     );
     let up = outputs.iter().map(|stats| (named(stats), u64::from(stats.problem().is_none())));
-    let failed = telemetry.failed_sinks().into_iter().map(|(name, _)| (without_credentials(&name), 0));
+    let failed = telemetry.failed_sinks().into_iter().map(|(name, _)| (url::public(&name), 0));
     text.labelled("output_up", "gauge", "Whether an output works.", "output", up.chain(failed));
     text.single("http_connections", "gauge", "Connections to this server.", context.guard.connections());
     text.single(

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use semblance_face::url;
 use serde::Serialize;
 
 use crate::bench::Stages;
@@ -13,8 +14,8 @@ use crate::memory::status_kib;
 use crate::prediction::FrameReport;
 use crate::prediction::Labels;
 use crate::run::Shared;
-use crate::service::HANGS_AFTER;
-use crate::telemetry::SourceState;
+use crate::stats::Stats;
+use crate::telemetry::{SourceState, process_started};
 
 /// What a run is, as far as it does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,12 +41,24 @@ struct Sample {
     captured: u64,
 }
 
+/// Latencies are told of the last one to two of these.
+const WINDOW: Duration = Duration::from_secs(30);
+
+/// The counts at the start of the window that is told of, and at the start of the one that will be.
+#[derive(Debug)]
+struct Window {
+    told: Stats,
+    next: Stats,
+    next_began: Instant,
+}
+
 /// Watches a run.
 #[derive(Debug)]
 pub(super) struct Monitor {
     shared: Arc<Shared>,
     about: About,
     samples: Mutex<VecDeque<Sample>>,
+    window: Mutex<Window>,
     /// Width and height of the latest frame, in one word; 0 before there is one.
     size: AtomicU64,
 }
@@ -98,7 +111,8 @@ struct FailedOutput {
 
 impl Monitor {
     pub(super) fn new(shared: Arc<Shared>, about: About) -> Self {
-        Self { shared, about, samples: Mutex::default(), size: AtomicU64::new(0) }
+        let window = Window { told: Stats::default(), next: Stats::default(), next_began: Instant::now() };
+        Self { shared, about, samples: Mutex::default(), window: window.into(), size: AtomicU64::new(0) }
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -109,7 +123,7 @@ impl Monitor {
         &self.about
     }
 
-    /// Notes the counts, for rates. To be called once a second.
+    /// Notes the counts, for rates and latencies of late. To be called once a second.
     pub(super) fn sample(&self) {
         let sample = self.now();
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +131,12 @@ impl Monitor {
             samples.pop_front();
         }
         samples.push_back(sample);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        if sample.at.duration_since(window.next_began) >= WINDOW {
+            let now = self.shared.telemetry.stats().clone();
+            window.told = std::mem::replace(&mut window.next, now);
+            window.next_began = sample.at;
+        }
     }
 
     /// Notes what a frame tells beyond its faces.
@@ -145,22 +165,21 @@ impl Monitor {
     pub(super) fn state(&self) -> State<'_> {
         let (telemetry, about) = (&self.shared.telemetry, &self.about);
         let [fps, capture_fps] = self.rates();
-        let (frames, faces, latency_ms) = {
-            let stats = telemetry.stats();
-            (stats.frames, stats.faces, serde_json::to_value(Stages(&stats)).unwrap_or_default())
-        };
+        let stats = telemetry.stats().clone();
+        let recent = stats.since(&self.window.lock().unwrap_or_else(PoisonError::into_inner).told);
+        let latency_ms = serde_json::to_value(Stages(&recent)).unwrap_or_default();
         let (state, detail) = telemetry.source.state();
         let size = self.size.load(Ordering::Relaxed);
         State {
             version: &about.version,
-            uptime_s: telemetry.started.elapsed().as_millis() as f64 / 1000.0,
+            uptime_s: process_started().elapsed().as_millis() as f64 / 1000.0,
             bundle: &about.labels.bundle,
             labels: &about.labels,
             user: about.user.as_deref(),
             source: Source {
-                spec: without_credentials(&about.source),
+                spec: about.source.clone(),
                 state,
-                detail: without_credentials(&detail),
+                detail: told(&detail, telemetry.source.undecodable()),
                 size: (size > 0).then_some([(size >> 32) as u32, size as u32]),
                 captured: telemetry.source.captured(),
                 missed: telemetry.source.missed(),
@@ -168,8 +187,8 @@ impl Monitor {
                 replaced: telemetry.replaced(),
                 reopened: telemetry.source.reopened(),
             },
-            frames,
-            faces,
+            frames: stats.frames,
+            faces: stats.faces,
             fps,
             capture_fps,
             latency_ms,
@@ -179,8 +198,8 @@ impl Monitor {
                 .failed_sinks()
                 .into_iter()
                 .map(|(name, reason)| FailedOutput {
-                    name: without_credentials(&name),
-                    reason: without_credentials(&reason),
+                    name: url::public(&name),
+                    reason: url::public_in(&reason),
                 })
                 .collect(),
             memory_rss_bytes: rss_bytes(),
@@ -189,10 +208,10 @@ impl Monitor {
 
     fn outputs(&self) -> impl Iterator<Item = Output> {
         self.shared.hub.stats().into_iter().map(|stats| Output {
-            name: without_credentials(&stats.name),
+            name: url::public(&stats.name),
             delivered: stats.delivered(),
             dropped: stats.dropped(),
-            problem: stats.problem().map(|problem| without_credentials(&problem)),
+            problem: stats.problem().map(|problem| url::public_in(&problem)),
         })
     }
 
@@ -203,41 +222,33 @@ impl Monitor {
         let mut ailments = Vec::new();
         match state {
             SourceState::Live | SourceState::Ended => {}
-            state => ailments.push(format!("source {}: {}", state.name(), without_credentials(&detail))),
+            state => ailments.push(format!("source {}: {}", state.name(), url::public_in(&detail))),
         }
         for (name, reason) in telemetry.failed_sinks() {
-            ailments.push(without_credentials(&format!("output {name} failed: {reason}")));
+            ailments.push(url::public_in(&format!("output {name} failed: {reason}")));
         }
         for output in self.outputs() {
             if let Some(problem) = output.problem {
                 ailments.push(format!("output {}: {problem}", output.name));
             }
         }
-        let silent = telemetry.since_beat();
-        if state != SourceState::Ended && silent > HANGS_AFTER {
-            ailments.push(format!("the pipeline has been stuck for {} s", silent.as_secs()));
+        if let Some(reason) = telemetry.source.undecodable() {
+            ailments.push(format!("source: no frame can be decoded: {reason}"));
+        }
+        if let Some((who, silent)) = telemetry.hanging() {
+            ailments.push(format!("{} has been stuck for {} s", who.name(), silent.as_secs()));
         }
         ailments
     }
 }
 
-/// A text without the user names and passwords that its URLs carry.
-pub(super) fn without_credentials(text: &str) -> String {
-    let mut rest = text;
-    let mut clean = String::with_capacity(text.len());
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        clean.push_str(before);
-        let authority = after.find(|c: char| c == '/' || c.is_whitespace()).unwrap_or(after.len());
-        rest = match after[..authority].rfind('@') {
-            Some(end) => {
-                clean.push_str("***@");
-                &after[end + 1..]
-            }
-            None => after,
-        };
+/// What a source is or what is wrong with it, and why nothing of it can be decoded.
+fn told(detail: &str, undecodable: Option<String>) -> String {
+    let detail = url::public_in(detail);
+    match undecodable {
+        Some(reason) => format!("{detail}: no frame can be decoded: {reason}"),
+        None => detail,
     }
-    clean + rest
 }
 
 /// Resident memory of this process, where the system tells.
@@ -249,19 +260,6 @@ pub(super) fn rss_bytes() -> Option<u64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn credentials_are_not_told() {
-        for (text, clean) in [
-            ("demo", "demo"),
-            ("rtsp://10.0.0.7/live", "rtsp://10.0.0.7/live"),
-            ("rtsp://me:se/c@10.0.0.7/live", "rtsp://me:se/c@10.0.0.7/live"),
-            ("rtsp://me:p@ss@10.0.0.7/a@b", "rtsp://***@10.0.0.7/a@b"),
-            ("mqtt://u:p@h: refused; mqtt://v@i", "mqtt://***@h: refused; mqtt://***@i"),
-        ] {
-            assert_eq!(without_credentials(text), clean);
-        }
-    }
 
     #[test]
     fn a_run_is_ill_while_its_source_or_an_output_is() {

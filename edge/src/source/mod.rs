@@ -1,5 +1,6 @@
 //! Where frames come from: a camera, a stream, a picture, a folder of pictures, a video, or a drawn face.
 
+mod decoder;
 mod demo;
 mod files;
 mod jpeg;
@@ -19,13 +20,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use semblance_face::frame::{PICTURE_EXTENSIONS, is_picture};
-use semblance_face::video::{VideoError, VideoReader, public_url};
+use semblance_face::frame::{Leniency, PICTURE_EXTENSIONS, is_picture};
+use semblance_face::video::{VideoError, VideoReader};
 use semblance_face::{Frame, FrameError};
 use semblance_synth::SynthError;
 use thiserror::Error;
 
+pub use self::decoder::Decoder;
 use self::pixels::{PixelFormat, RawLayout};
+pub(crate) use self::stream::is_url;
 #[cfg(target_os = "linux")]
 pub use self::v4l2::CameraError;
 use crate::prediction::Truth;
@@ -154,10 +157,10 @@ impl Capture {
     ///
     /// # Errors
     /// [`FrameError`] where the bytes are damaged.
-    pub fn decode(&mut self) -> Result<(), FrameError> {
+    pub fn decode(&mut self, leniency: Leniency) -> Result<(), FrameError> {
         match self.encoding {
             Encoding::Decoded => Ok(()),
-            Encoding::Jpeg => self.frame.decode_jpeg(&self.raw),
+            Encoding::Jpeg => self.frame.decode_jpeg(&self.raw, leniency),
             Encoding::Raw(layout) => pixels::to_rgb(&layout, &self.raw, &mut self.frame),
         }
     }
@@ -223,8 +226,12 @@ pub fn open(
     if spec == STDIN {
         return Ok(Box::new(stdin::Stdin::open(options, telemetry)?));
     }
-    if stream::is_url(spec) {
+    if is_url(spec) {
         return Ok(Box::new(stream::Stream::open(spec, telemetry)?));
+    }
+    if spec.contains("://") {
+        let reason = "streams of this kind are not known (rtsp, rtmp, http, tcp, udp, rtp, srt are)";
+        return Err(SourceError::Unsupported { spec: semblance_face::url::public(spec), reason });
     }
     if spec.starts_with("nokhwa:") {
         #[cfg(feature = "nokhwa")]
@@ -249,13 +256,8 @@ pub fn open(
     })
 }
 
-/// What a source may be called where others read it: a URL without what may be secret in it.
-pub fn public_name(spec: &str) -> String {
-    if stream::is_url(spec) { public_url(spec) } else { spec.to_owned() }
-}
-
 /// Whether a path names a device, or would if it were there.
-fn is_device(path: &Path) -> bool {
+pub(crate) fn is_device(path: &Path) -> bool {
     #[cfg(unix)]
     if let Ok(metadata) = std::fs::metadata(path) {
         return std::os::unix::fs::FileTypeExt::is_char_device(&metadata.file_type());

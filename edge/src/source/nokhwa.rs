@@ -13,27 +13,19 @@ use nokhwa::utils::{
 use nokhwa::{Buffer, Camera, NokhwaError};
 
 use super::pixels::{PixelFormat, RawFormat, RawLayout};
-use super::reader::Reader;
+use super::reader::{Reader, Watched};
 use super::reconnect::Backoff;
 use super::{Capture, Encoding, Next, Pace, Source, SourceError, SourceOptions, jpeg};
 use crate::telemetry::{SourceState, Telemetry};
 
 /// What comes before the camera's number.
 pub(super) const PREFIX: &str = "nokhwa:";
-/// A camera without frames for this long is frozen.
-const FROZEN: Duration = Duration::from_secs(2);
 const DEFAULT_SIZE: (u32, u32) = (640, 480);
 const DEFAULT_FPS: f64 = 30.0;
 
 /// A camera of nokhwa's.
 #[derive(Debug)]
-pub(super) struct NokhwaCamera {
-    spec: String,
-    reader: Reader,
-    telemetry: Arc<Telemetry>,
-    last_frame: Instant,
-    is_live: bool,
-}
+pub(super) struct NokhwaCamera(Watched);
 
 impl NokhwaCamera {
     /// Opens `nokhwa:N`. That there is no such camera shows at the first frame.
@@ -53,34 +45,13 @@ impl NokhwaCamera {
             let mut state = Reading { name, wanted, telemetry: state, ..Reading::default() };
             move |capture: &mut Capture| state.next(capture)
         };
-        Ok(Self {
-            spec: spec.to_owned(),
-            reader: Reader::start("nokhwa", make)?,
-            telemetry: Arc::clone(telemetry),
-            last_frame: Instant::now(),
-            is_live: false,
-        })
+        Ok(Self(Watched::new(Reader::start("nokhwa", make)?, spec.to_owned(), telemetry)))
     }
 }
 
 impl Source for NokhwaCamera {
     fn next(&mut self, capture: &mut Capture) -> Result<Next, SourceError> {
-        let next = self.reader.next(capture)?;
-        match next {
-            Next::Frame => {
-                self.last_frame = Instant::now();
-                if !std::mem::replace(&mut self.is_live, true) {
-                    self.telemetry.source.set(SourceState::Live, &self.spec);
-                }
-            }
-            Next::Idle if self.is_live && self.last_frame.elapsed() >= FROZEN => {
-                self.is_live = false;
-                let detail = format!("{}: no frame for {} s", self.spec, FROZEN.as_secs());
-                self.telemetry.source.set(SourceState::Frozen, &detail);
-            }
-            _ => {}
-        }
-        Ok(next)
+        self.0.next(capture)
     }
 
     fn pace(&self) -> Pace {
@@ -225,7 +196,7 @@ mod tests {
             (&[16, 128, 235, 128], FrameFormat::YUYV, [0, 0, 0, 255, 255, 255]),
         ] {
             assert!(fill(&buffer(bytes, format), &mut capture));
-            capture.decode().unwrap();
+            capture.decode(semblance_face::frame::Leniency::Strict).unwrap();
             assert_eq!(capture.frame.rgb(), rgb, "{format}");
         }
         assert!(!fill(&buffer(&[1, 2, 3], FrameFormat::RAWRGB), &mut capture));

@@ -1,9 +1,13 @@
 //! A source that may block for long, read by a thread of its own.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::reconnect::PATIENCE;
 use super::{Capture, Next, SourceError};
+use crate::telemetry::{SourceState, Telemetry};
 
 /// Hands over what a thread reads. The thread waits while nobody takes it, and ends when this is dropped and what it waits
 /// for comes, or is ended by other means.
@@ -75,5 +79,49 @@ impl Reader {
             Err(RecvTimeoutError::Timeout) => Ok(Next::Idle),
             Err(RecvTimeoutError::Disconnected) => Ok(Next::End),
         }
+    }
+}
+
+/// A reader of a live source: tells when frames come, and when none have for a while.
+#[derive(Debug)]
+pub(super) struct Watched {
+    reader: Reader,
+    /// The source, for people.
+    what: String,
+    telemetry: Arc<Telemetry>,
+    last_frame: Instant,
+    is_live: bool,
+}
+
+/// A source without frames for this long is frozen.
+const FROZEN: Duration = Duration::from_secs(2);
+
+impl Watched {
+    /// Watches what `reader` reads of `what`.
+    pub(super) fn new(reader: Reader, what: String, telemetry: &Arc<Telemetry>) -> Self {
+        Self { reader, what, telemetry: Arc::clone(telemetry), last_frame: Instant::now(), is_live: false }
+    }
+
+    /// As [`Reader::next`].
+    pub(super) fn next(&mut self, capture: &mut Capture) -> Result<Next, SourceError> {
+        let next = self.reader.next(capture)?;
+        let source = &self.telemetry.source;
+        match next {
+            Next::Frame => {
+                self.last_frame = Instant::now();
+                if !std::mem::replace(&mut self.is_live, true) {
+                    source.set(SourceState::Live, &self.what);
+                }
+            }
+            // Whoever reads may know better: that it is gone.
+            Next::Idle if source.state().0 == SourceState::Gone => self.is_live = false,
+            Next::Idle if self.is_live && self.last_frame.elapsed() >= FROZEN => {
+                self.is_live = false;
+                source
+                    .set(SourceState::Frozen, &format!("{}: no frame for {} s", self.what, FROZEN.as_secs()));
+            }
+            _ => {}
+        }
+        Ok(next)
     }
 }

@@ -6,24 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::jpeg::{self, Piece, Splitter};
 use super::pixels::{PixelFormat, RawLayout};
-use super::reader::Reader;
+use super::reader::{Reader, Watched};
 use super::{Capture, Encoding, Next, Pace, Source, SourceError, SourceOptions};
-use crate::telemetry::{SourceState, Telemetry};
+use crate::telemetry::Telemetry;
 
-/// Without a frame for this long, the input is frozen.
-const FROZEN: Duration = Duration::from_secs(2);
 /// Bytes read at once.
 const CHUNK: usize = 1 << 16;
 
 /// Pictures that come on standard input.
 #[derive(Debug)]
-pub(super) struct Stdin {
-    reader: Reader,
-    telemetry: Arc<Telemetry>,
-    what: String,
-    last_frame: Instant,
-    is_live: bool,
-}
+pub(super) struct Stdin(Watched);
 
 impl Stdin {
     /// Reads the process's standard input.
@@ -66,33 +58,13 @@ impl Stdin {
                 return Err(SourceError::Stdin(format!("{format} frames need their size: --size 640x480")));
             }
         };
-        Ok(Self {
-            reader,
-            telemetry: Arc::clone(telemetry),
-            what,
-            last_frame: Instant::now(),
-            is_live: false,
-        })
+        Ok(Self(Watched::new(reader, what, telemetry)))
     }
 }
 
 impl Source for Stdin {
     fn next(&mut self, capture: &mut Capture) -> Result<Next, SourceError> {
-        let next = self.reader.next(capture)?;
-        match next {
-            Next::Frame => {
-                self.last_frame = Instant::now();
-                if !std::mem::replace(&mut self.is_live, true) {
-                    self.telemetry.source.set(SourceState::Live, &self.what);
-                }
-            }
-            Next::Idle if self.last_frame.elapsed() >= FROZEN => {
-                self.is_live = false;
-                self.telemetry.source.set(SourceState::Frozen, &format!("{}: nothing comes", self.what));
-            }
-            _ => {}
-        }
-        Ok(next)
+        self.0.next(capture)
     }
 
     fn pace(&self) -> Pace {
@@ -206,9 +178,12 @@ mod tests {
 
     use std::io::Cursor;
 
+    use semblance_face::frame::Leniency;
+
     use super::super::jpeg::tests::picture;
     use super::super::pixels::RawFormat;
     use super::*;
+    use crate::telemetry::SourceState;
 
     /// Gives what it holds, then nothing for ever; as a pipe whose writer hangs.
     struct Hanging(Cursor<Vec<u8>>);
@@ -231,7 +206,7 @@ mod tests {
         loop {
             match source.next(&mut capture)? {
                 Next::Frame => {
-                    capture.decode().unwrap();
+                    capture.decode(Leniency::Strict).unwrap();
                     frames.push((capture.frame.index, capture.frame.rgb().to_vec()));
                 }
                 Next::End => return Ok(frames),

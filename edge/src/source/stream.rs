@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use semblance_face::video::{Stopper, VideoNext, VideoReader, public_url};
+use semblance_face::video::{Stopper, VideoNext, VideoReader};
 
 use super::reader::Reader;
 use super::reconnect::Backoff;
@@ -18,8 +18,8 @@ const FROZEN: Duration = Duration::from_secs(4);
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 
 /// Whether this names a network stream.
-pub(super) fn is_url(spec: &str) -> bool {
-    spec.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme))
+pub(crate) fn is_url(spec: &str) -> bool {
+    spec.split_once("://").is_some_and(|(scheme, _)| SCHEMES.iter().any(|s| s.eq_ignore_ascii_case(scheme)))
 }
 
 /// A network stream, for as long as the process runs. One that never gave a frame is an error; once it did, it is
@@ -81,7 +81,7 @@ impl Stream {
     pub(super) fn open(url: &str, telemetry: &Arc<Telemetry>) -> Result<Self, SourceError> {
         Ok(Self {
             url: url.to_owned(),
-            name: public_url(url),
+            name: semblance_face::url::public(url),
             telemetry: Arc::clone(telemetry),
             connection: Some(Connection::open(url)?),
             backoff: Backoff::new(Instant::now()),
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn streams_are_known_by_their_scheme() {
-        for url in ["rtsp://host/x", "http://h", "https://h", "tcp://h:1", "udp://@:5"] {
+        for url in ["rtsp://host/x", "RTSP://host/x", "http://h", "https://h", "tcp://h:1", "udp://@:5"] {
             assert!(is_url(url), "{url}");
         }
         for other in ["clip.mp4", "a://b", "/tmp/http://x", "demo"] {

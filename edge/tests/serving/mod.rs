@@ -14,6 +14,8 @@ pub fn edge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
     let bundle = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default");
     command.args(args).env("SEMBLANCE_BUNDLE", bundle).env_remove("SEMBLANCE_HTTP");
+    // SIGHUP would end it where standard input or error is a terminal.
+    command.stdin(Stdio::null());
     command
 }
 

@@ -20,7 +20,7 @@ const FORM: &str = "mqtt://[USER[:PASSWORD]@]HOST[:PORT]/PREFIX";
 /// prediction on `PREFIX/predictions`; `discovery`, Home Assistant's discovery prefix, else `homeassistant`, or `off`. In
 /// user, password and prefix `%40` stands for `@`, and so on. Devices that share a broker need a prefix each.
 ///
-/// The password is never shown.
+/// Neither user nor password is ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MqttSpec {
     host: String,
@@ -120,7 +120,10 @@ impl FromStr for MqttSpec {
             interval: Duration::from_secs_f64(1.0 / DEFAULT_RATE),
             predictions: false,
             discovery: Some(DEFAULT_DISCOVERY.to_owned()),
-            shown: shown(text, login),
+            shown: match login {
+                Some(login) => text.replacen(&format!("{login}@"), "", 1),
+                None => text.to_owned(),
+            },
         };
         for option in options.split('&').filter(|option| !option.is_empty()) {
             spec.set(option)?;
@@ -145,14 +148,6 @@ impl MqttSpec {
             _ => return Err("there are the options rate=, predictions= and discovery=".to_owned()),
         }
         Ok(())
-    }
-}
-
-/// The text without the password.
-fn shown(text: &str, login: Option<&str>) -> String {
-    match login.and_then(|login| login.split_once(':')) {
-        Some((user, password)) => text.replacen(&format!("{user}:{password}@"), &format!("{user}:***@"), 1),
-        None => text.to_owned(),
     }
 }
 
@@ -249,14 +244,13 @@ mod tests {
     #[test]
     fn the_password_is_shown_nowhere() {
         for text in
-            ["mqtt://me:sesame@h/a", "mqtt://me:sesame@h:1/me:sesame?rate=1", "mqtt://m:se@sesame@h/a"]
+            ["mqtt://me:sesame@h/a", "mqtt://me:sesame@h:1/me:x@y?rate=1", "mqtt://m:it's se@sesame@h/a"]
         {
             let spec = parse(text);
             for shown in [spec.to_string(), format!("{spec:?}")] {
-                assert!(!shown.contains("sesame@") && shown.contains(":***@h"), "{shown}");
+                assert!(!shown.contains("sesame@") && shown.contains("mqtt://h"), "{shown}");
             }
         }
-        assert_eq!(parse("mqtt://me@h/a").to_string(), "mqtt://me@h/a");
     }
 
     #[test]

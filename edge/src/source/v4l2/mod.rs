@@ -106,6 +106,8 @@ pub(super) struct Camera {
     options: SourceOptions,
     telemetry: Arc<Telemetry>,
     identity: Identity,
+    /// Where other cameras are plugged in that have the same USB id.
+    doubles: Vec<String>,
     stream: Option<Opened>,
     backoff: Backoff,
     sequence: Sequence,
@@ -139,12 +141,14 @@ impl Camera {
         let path = if spec == CAMERA { first_camera()? } else { PathBuf::from(spec) };
         let (opened, identity) = start(&path, options)?;
         log::info!("opened {}", opened.what);
+        let doubles = doubles(&all_cameras(), &identity);
         let now = Instant::now();
         Ok(Self {
             path,
             options: options.clone(),
             telemetry: Arc::clone(telemetry),
             identity,
+            doubles,
             stream: Some(opened),
             backoff: Backoff::new(now),
             sequence: Sequence::default(),
@@ -157,15 +161,14 @@ impl Camera {
 
     /// Looks for the camera where it was, or where it turned up.
     fn reopen(&mut self) {
-        let seen: Vec<(PathBuf, Identity)> = nodes()
-            .into_iter()
-            .filter_map(|node| capture_identity(&node).ok().map(|identity| (node, identity)))
-            .collect();
-        let path = turned_up(&seen, &self.path, &self.identity).unwrap_or(&self.path).to_owned();
+        let seen = all_cameras();
+        let found = turned_up(&seen, &self.path, &self.identity, &self.doubles);
+        let path = found.unwrap_or(&self.path).to_owned();
         match start(&path, &self.options) {
             Ok((opened, identity)) => {
                 log::info!("opened {} again", opened.what);
                 (self.path, self.identity) = (path, identity);
+                self.doubles = doubles(&seen, &self.identity);
                 self.stream = Some(opened);
                 self.sequence.restart();
                 self.last_frame = Instant::now();
@@ -389,17 +392,45 @@ fn first_camera() -> Result<PathBuf, CameraError> {
     Err(denied.unwrap_or(CameraError::None))
 }
 
+/// The nodes that capture video.
+fn all_cameras() -> Vec<(PathBuf, Identity)> {
+    let nodes = nodes().into_iter();
+    nodes.filter_map(|node| capture_identity(&node).ok().map(|identity| (node, identity))).collect()
+}
+
+/// Where those of the cameras seen are plugged in that have this one's USB id and are not it.
+fn doubles(seen: &[(PathBuf, Identity)], identity: &Identity) -> Vec<String> {
+    let others = seen.iter().map(|(_, other)| other);
+    let others =
+        others.filter(|other| other.usb.is_some() && other.usb == identity.usb && other.bus != identity.bus);
+    others.map(|other| other.bus.clone()).collect()
+}
+
 /// Where a camera is now, of the nodes that were seen: under its old name, or under another one with the same USB id, or
-/// the same name and place. Another camera under the old name does not keep it from being found elsewhere.
-fn turned_up<'a>(seen: &'a [(PathBuf, Identity)], path: &Path, identity: &Identity) -> Option<&'a Path> {
+/// the same name and place. Another camera under the old name does not keep it from being found elsewhere. At `doubles` are
+/// other cameras with the same USB id: not this one.
+fn turned_up<'a>(
+    seen: &'a [(PathBuf, Identity)],
+    path: &Path,
+    identity: &Identity,
+    doubles: &[String],
+) -> Option<&'a Path> {
     let same_usb = |other: &Identity| identity.usb.is_some() && other.usb == identity.usb;
     let same_card = |other: &Identity| other.card == identity.card;
     let find = |test: &dyn Fn(&Path, &Identity) -> bool| {
         seen.iter().find(|(node, other)| test(node, other)).map(|(node, _)| node.as_path())
     };
-    find(&|node, other| node == path && (same_usb(other) || same_card(other)))
-        .or_else(|| find(&|_, other| same_usb(other)))
-        .or_else(|| find(&|_, other| same_card(other) && other.bus == identity.bus))
+    // Of two cameras of one make, without numbers of their own, the one in the same socket first.
+    let same_place = |other: &Identity| other.bus == identity.bus;
+    let is_double = |other: &Identity| doubles.contains(&other.bus);
+    // A camera with several sensors has several nodes that differ in nothing but their names.
+    find(&|node, other| node == path && same_usb(other) && same_place(other))
+        .or_else(|| find(&|_, other| same_usb(other) && same_card(other) && same_place(other)))
+        .or_else(|| {
+            find(&|node, other| node == path && (same_usb(other) || same_card(other)) && !is_double(other))
+        })
+        .or_else(|| find(&|_, other| same_usb(other) && !is_double(other)))
+        .or_else(|| find(&|_, other| same_card(other) && same_place(other)))
 }
 
 /// The control of this name or number, if it takes the value.
@@ -541,10 +572,11 @@ mod tests {
     fn a_camera_is_found_where_it_turns_up() {
         let ours = identity("Cam", "usb-1", Some("046d:0825:A"));
         let path = Path::new("/dev/video0");
-        let at = |seen: &[(&str, Identity)]| {
+        let with_doubles = |seen: &[(&str, Identity)], doubles: &[String]| {
             let seen: Vec<_> = seen.iter().map(|(p, i)| (PathBuf::from(p), i.clone())).collect();
-            turned_up(&seen, path, &ours).map(|p| p.display().to_string())
+            turned_up(&seen, path, &ours, doubles).map(|p| p.display().to_string())
         };
+        let at = |seen: &[(&str, Identity)]| with_doubles(seen, &[]);
         let other = identity("Other", "usb-2", Some("1234:5678"));
         let moved = identity("Cam", "usb-3", Some("046d:0825:A"));
         let twin = identity("Cam", "usb-9", Some("046d:0825:B"));
@@ -555,6 +587,18 @@ mod tests {
         );
         assert_eq!(at(&[("/dev/video0", other.clone()), ("/dev/video2", moved)]).unwrap(), "/dev/video2");
         assert_eq!(at(&[("/dev/video3", nameless)]).unwrap(), "/dev/video3");
+        // Another sensor of the same camera comes first.
+        let sensors = [("/dev/video4", ours.clone()), ("/dev/video0", ours.clone())];
+        assert_eq!(at(&sensors).unwrap(), "/dev/video0");
+        // Its double, without a number of its own, under its old name: not taken while ours is away.
+        let double = identity("Cam", "usb-9", ours.usb.as_deref());
+        let both = [("/dev/video0", double.clone()), ("/dev/video4", ours.clone())];
+        assert_eq!(at(&both).unwrap(), "/dev/video4");
+        let seen: Vec<_> = both.iter().map(|(p, i)| (PathBuf::from(p), i.clone())).collect();
+        let known = doubles(&seen, &ours);
+        assert_eq!(known, ["usb-9"]);
+        assert_eq!(with_doubles(&[("/dev/video0", double.clone())], &known), None);
+        assert_eq!(at(&[("/dev/video5", double)]).unwrap(), "/dev/video5");
         assert_eq!(at(&[("/dev/video0", other), ("/dev/video1", twin)]), None);
         assert_eq!(at(&[]), None);
     }
