@@ -2,18 +2,17 @@
 # SSLFER's claim on a store of labelled videos: with each of its parts an encoder tells expressions better and people
 # worse. Trains every row for several seeds and prints a table; what is there already is not trained again.
 #
-#   trainer synth --identities 200 --clips 3 --seconds 10 --pose-spread 0.5 --seed 7 --out stores/synth
-#   trainer synth --identities 1000 --seconds 12 --fps 1 --pose-spread 0.5 --seed 11 --out stores/probe
+#   trainer synth --align --identities 200 --clips 3 --seconds 10 --pose-spread 0.5 --seed 7 --out stores/synth
+#   trainer synth --align --identities 1000 --seconds 12 --fps 1 --pose-spread 0.5 --seed 11 --out stores/probe
 #   deploy/bench/ablation.sh --data stores/synth --probe stores/probe --out runs/ablation \
 #       [--epochs 6] [--seeds 3] [--jobs 2] [-- FLAGS]
 #
 # Expressions are judged by a linear probe on the store --probe (else --data), with balanced classes, as half of all frames are
 # neutral. It should have many people with few frames each: a probe learns a video by heart that has but two or three
 # expressions. People are judged by the nearest neighbour in another video of --data, as light and place tell frames of one
-# video from all others.
-# The learning rate falls along a cosine from the first epoch on: SSLFER's ten constant ones would be all there are. FLAGS go to
-# `trainer pretrain`; a --config among them replaces that setting. Each of the jobs, side by side, has one thread. Results that
-# were made with other settings or of another store are not used again, but refused.
+# video from all others. Settings are those of small.toml, beside this script. FLAGS go to `trainer pretrain`; a --config among
+# them replaces that file. Each of the jobs, side by side, has one thread. Results that were made with other settings or of
+# another store are not used again, but refused.
 set -euo pipefail
 
 data="" probe="" out="" epochs=6 seeds=3 jobs=2 trainer=${TRAINER:-target/release/trainer}
@@ -26,7 +25,7 @@ while [ $# -gt 0 ]; do
         --seeds) seeds=$2; shift 2 ;;
         --jobs) jobs=$2; shift 2 ;;
         --) shift; break ;;
-        -h | --help) sed -n '2,17p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
+        -h | --help) sed -n '2,16p' "$0" | sed 's/^# \{0,1\}//'; exit 0 ;;
         *) echo "ablation.sh: unknown argument '$1'" >&2; exit 2 ;;
     esac
 done
@@ -37,10 +36,7 @@ mkdir -p "$out"
 given="--epochs $epochs $*"
 case " $* " in
     *" --config"*) ;;
-    *)
-        printf 'cosine_from_epoch = 0\n' >"$out/schedule.toml"
-        set -- --config "$out/schedule.toml" "$@"
-        ;;
+    *) set -- --config "$(dirname "$0")/small.toml" "$@" ;;
 esac
 
 # What the results follow from; seeds may be added, and jobs change nothing.
