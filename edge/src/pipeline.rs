@@ -54,6 +54,7 @@ pub struct Pipeline {
     crop: Vec<u8>,
     embedding: Vec<f32>,
     landmarks_wanted: bool,
+    embeddings_wanted: bool,
     has_landmarks: bool,
     bundle: String,
     smoother: Option<Smoother>,
@@ -86,6 +87,7 @@ impl Pipeline {
         Ok(Self {
             follower,
             landmarks_wanted: false,
+            embeddings_wanted: false,
             has_landmarks: bundle.landmarks_onnx().is_some(),
             bundle: manifest.name.clone(),
             smoother: None,
@@ -101,6 +103,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_landmarks(mut self, wanted: bool) -> Self {
         self.landmarks_wanted = wanted;
+        self
+    }
+
+    /// Whether reports carry embeddings.
+    #[must_use]
+    pub fn with_embeddings(mut self, wanted: bool) -> Self {
+        self.embeddings_wanted = wanted;
         self
     }
 
@@ -148,6 +157,7 @@ impl Pipeline {
         (report.t, report.frame, report.size) = (frame.t_secs, frame.index, size);
         report.taken = capture.taken;
         report.faces.clear();
+        report.embeddings.clear();
         let (faces, spent) = self.follower.update(frame)?;
         let find = start.elapsed();
         times.clear();
@@ -181,6 +191,9 @@ impl Pipeline {
             times.record(Stage::Align, align);
             times.record(Stage::Embed, embed);
             times.record(Stage::Heads, heads);
+            if self.embeddings_wanted {
+                report.embeddings.extend_from_slice(&self.embedding);
+            }
             let b = face.bbox;
             report.faces.push(Prediction {
                 t: frame.t_secs,

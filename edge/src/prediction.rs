@@ -40,11 +40,20 @@ pub struct FrameReport {
     pub taken: Instant,
     /// A prediction a face; empty where none is in view.
     pub faces: Vec<Prediction>,
+    /// What the encoder made of each face, `[faces, values]`; empty where nobody asked for it.
+    pub embeddings: Vec<f32>,
 }
 
 impl Default for FrameReport {
     fn default() -> Self {
-        Self { t: 0.0, frame: 0, size: [0; 2], taken: Instant::now(), faces: Vec::new() }
+        Self {
+            t: 0.0,
+            frame: 0,
+            size: [0; 2],
+            taken: Instant::now(),
+            faces: Vec::new(),
+            embeddings: Vec::new(),
+        }
     }
 }
 

@@ -104,6 +104,37 @@ fn csv_tells_what_json_tells() {
 }
 
 #[test]
+fn a_recording_holds_what_predictions_were_made_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let record = dir.path().join("demo.record");
+    let output =
+        edge(&["run", "--source", "demo", "--max-frames", "20", "--record", record.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told = json_lines(&String::from_utf8(output.stdout).unwrap());
+    let rows = json_lines(&fs::read_to_string(&record).unwrap());
+    assert!(told.len() == rows.len() && rows.len() >= 15, "{} {}", told.len(), rows.len());
+    let heads = semblance_calib::Heads::from_safetensors(
+        &fs::read(shipped_bundle().join("heads.safetensors")).unwrap(),
+    );
+    let heads = heads.unwrap();
+    for (told, row) in told.iter().zip(&rows) {
+        let mut rest = row.clone();
+        let embedding = rest.as_object_mut().unwrap().remove("embedding").unwrap();
+        assert_eq!(&rest, told, "the rest is the prediction");
+        // The shipped head makes the prediction of the embedding, to the last bit.
+        let embedding: Vec<f32> = serde_json::from_value(embedding).unwrap();
+        let again = semblance_edge::pipeline::read_heads(&heads, &embedding);
+        let p = serde_json::to_value(again.expression.unwrap()).unwrap();
+        assert_eq!(p, told["expression"]);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(fs::metadata(&record).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
 fn csv_goes_to_standard_output_and_two_outputs_do_not() {
     let output = edge(&["run", "--source", "demo", "--max-frames", "3", "--out", "csv"]);
     let text = String::from_utf8(output.stdout).unwrap();

@@ -1,5 +1,6 @@
 //! `edge run`: predictions on every face of a source, until it ends or somebody says so.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Args;
 use semblance_edge::http::{About, Server};
-use semblance_edge::hub::Overflow;
+use semblance_edge::hub::{Overflow, Subscription};
 use semblance_edge::logging::{LogFormat, tell};
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::service::{self, Reporter, Signals};
-use semblance_edge::sink::{self, SinkSpec};
+use semblance_edge::sink::{self, RecordSink, Sink, SinkSpec};
 use semblance_edge::smooth::OneEuro;
 use semblance_edge::source::pixels::PixelFormat;
 use semblance_edge::source::{self, Pace, Source, SourceOptions};
@@ -32,6 +33,7 @@ Examples:
   edge run --source photo.jpg                     one picture
   edge run --source frames/ --out jsonl:out.jsonl a folder of pictures, in the order of their names
   edge run --source clip.mp4 --out csv:clip.csv   a row a face a frame, with OpenFace's columns
+  edge run --source clip.mp4 --record clip.record every prediction with its embedding, to fit heads from
   edge run --source demo --out mqtt://broker/desk for Home Assistant and others
   edge run --source demo --http 0.0.0.0:8017      the dashboard for the whole house, with a token
   edge run --source clip.mp4 --max-frames 100 | jq .expression.label";
@@ -73,6 +75,11 @@ pub(crate) struct RunArgs {
     /// Write the 68 landmarks of every face, too
     #[arg(long, env = "SEMBLANCE_LANDMARKS")]
     landmarks: bool,
+
+    /// Write every prediction with the embedding that it was made of, one JSON object a face a frame: what heads can be
+    /// fitted to a person from. It holds no picture, but tells people apart
+    #[arg(long, value_name = "FILE", env = "SEMBLANCE_RECORD")]
+    record: Option<PathBuf>,
 
     #[command(flatten)]
     http: HttpArgs,
@@ -183,7 +190,12 @@ pub(crate) struct Opened<'a> {
 /// are those of a live source, which a restart must not wipe.
 pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
-    let pipeline = args.pipeline.open()?.with_landmarks(args.landmarks).with_smoothing(smoothing);
+    let pipeline = args
+        .pipeline
+        .open()?
+        .with_landmarks(args.landmarks)
+        .with_embeddings(args.record.is_some())
+        .with_smoothing(smoothing);
     let labels = pipeline.labels();
     let shared = Arc::new(Shared::default());
     let options = SourceOptions {
@@ -205,13 +217,18 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about)?;
     let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
     let append = again || (is_live && args.play_fps.is_none());
-    let mut sinks = Vec::new();
+    let mut opened: Vec<(Box<dyn Sink>, Subscription)> = Vec::new();
     for spec in &args.out {
         let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);
-        let sink = sink::open(spec, &labels, subscription.stats(), append)?;
-        let telemetry = Arc::clone(&shared.telemetry);
-        sinks.push(sink::start(sink, subscription, telemetry).context("cannot start a thread")?);
+        opened.push((sink::open(spec, &labels, subscription.stats(), append)?, subscription));
     }
+    if let Some(file) = &args.record {
+        let subscription = shared.hub.subscribe(&format!("record:{}", file.display()), QUEUE, overflow);
+        opened.push((Box::new(RecordSink::open(file, append)?), subscription));
+    }
+    let start = |(sink, subscription)| sink::start(sink, subscription, Arc::clone(&shared.telemetry));
+    let sinks: io::Result<_> = opened.into_iter().map(start).collect();
+    let sinks = sinks.context("cannot start a thread")?;
     Ok(Opened { args, pipeline, shared, source, server, sinks })
 }
 

@@ -3,6 +3,7 @@
 mod csv;
 mod jsonl;
 mod mqtt;
+mod record;
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
@@ -22,6 +23,7 @@ use crate::telemetry::Telemetry;
 pub use csv::{CsvSink, openface_pose};
 pub use jsonl::JsonlSink;
 pub use mqtt::{MqttSink, MqttSpec};
+pub use record::RecordSink;
 
 /// Something that predictions are handed to.
 pub trait Sink: Send {
