@@ -3,7 +3,9 @@
 //! The encoder is frozen on a device; what is read from its embedding, and what adapts, is linear. This crate knows
 //! nothing of pictures: it works on embeddings and labels alone.
 
+pub mod dataset;
 pub mod heads;
 pub mod metrics;
 
+pub use dataset::{Dataset, DatasetError, Label, Moment};
 pub use heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, argmax, sigmoid, softmax_in_place};
