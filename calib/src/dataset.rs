@@ -59,11 +59,27 @@ impl Dataset {
         Self { dim, moments: Vec::new(), embeddings: Vec::new() }
     }
 
+    /// The same, with room for so many moments.
+    pub fn with_capacity(dim: usize, moments: usize) -> Self {
+        Self { dim, moments: Vec::with_capacity(moments), embeddings: Vec::with_capacity(moments * dim) }
+    }
+
     /// Adds a moment.
     ///
     /// # Errors
     /// [`DatasetError`]; nothing was added then.
     pub fn push(&mut self, moment: Moment, embedding: &[f32]) -> Result<(), DatasetError> {
+        self.check(&moment, embedding)?;
+        self.moments.push(moment);
+        self.embeddings.extend_from_slice(embedding);
+        Ok(())
+    }
+
+    /// Whether a moment could be added.
+    ///
+    /// # Errors
+    /// [`DatasetError`].
+    pub fn check(&self, moment: &Moment, embedding: &[f32]) -> Result<(), DatasetError> {
         if embedding.len() != self.dim {
             return Err(DatasetError::Dim { found: embedding.len(), dim: self.dim });
         }
@@ -74,12 +90,20 @@ impl Dataset {
             && label.valence_arousal.is_none_or(|va| va.iter().all(|v| (-1.0..=1.0).contains(v)))
             && label.action_units.is_none_or(|au| au.iter().all(unit))
             && label.expression.is_none_or(|row| usize::from(row) < MAX_LABELS);
-        if !sound {
-            return Err(DatasetError::Value { t_secs: moment.t_secs });
-        }
-        self.moments.push(moment);
-        self.embeddings.extend_from_slice(embedding);
-        Ok(())
+        if sound { Ok(()) } else { Err(DatasetError::Value { t_secs: moment.t_secs }) }
+    }
+
+    /// Takes a moment out; `None` where there is none at `index`. The others keep their order.
+    pub fn remove(&mut self, index: usize) -> Option<Moment> {
+        (index < self.len()).then(|| {
+            self.embeddings.drain(index * self.dim..(index + 1) * self.dim);
+            self.moments.remove(index)
+        })
+    }
+
+    /// Bytes that are reserved for moments and embeddings.
+    pub fn reserved_bytes(&self) -> usize {
+        self.moments.capacity() * size_of::<Moment>() + self.embeddings.capacity() * size_of::<f32>()
     }
 
     /// Values of an embedding.
@@ -124,10 +148,7 @@ mod tests {
         let at = |label| Moment { t_secs: 1.0, block: 0, label };
         data.push(at(Label { expression: Some(3), ..Label::default() }), &[1.0, 2.0]).unwrap();
         let before = data.clone();
-        assert_eq!(
-            data.push(at(Label::default()), &[1.0]),
-            Err(DatasetError::Dim { found: 1, dim: 2 })
-        );
+        assert_eq!(data.push(at(Label::default()), &[1.0]), Err(DatasetError::Dim { found: 1, dim: 2 }));
         let mut au = [f32::NAN; MAX_LABELS];
         au[0] = 1.5;
         for (label, embedding) in [

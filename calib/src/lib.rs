@@ -5,7 +5,9 @@
 
 pub mod dataset;
 pub mod heads;
+pub mod labelled;
 pub mod metrics;
+pub mod temporal;
 
 pub use dataset::{Dataset, DatasetError, Label, Moment};
 pub use heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, argmax, sigmoid, softmax_in_place};
