@@ -3,6 +3,7 @@
 //! The encoder is frozen on a device; what is read from its embedding, and what adapts, is linear. This crate knows
 //! nothing of pictures: it works on embeddings and labels alone.
 
+pub mod adapt;
 pub mod dataset;
 pub mod heads;
 pub mod labelled;
