@@ -207,10 +207,10 @@ mod tests {
         let x = random(&mut rng, dim);
         let mut out = vec![0.0; dim];
         c.apply_into(&x, &mut out);
-        for i in 0..dim {
+        for (i, ours) in out.into_iter().enumerate() {
             let at = |j: usize| f64::from(x[j]) - f64::from(c.shift()[j]);
             let expected = at(i) + (0..dim).map(|j| delta(i, j) * at(j)).sum::<f64>();
-            assert!((f64::from(out[i]) - expected).abs() < 1e-5);
+            assert!((f64::from(ours) - expected).abs() < 1e-5);
         }
     }
 

@@ -11,11 +11,16 @@ const SPACING_SECS: f64 = 2.0;
 /// Frames further apart than this tell nothing of how a face moves.
 const MOTION_SECS: f64 = 0.5;
 /// Least probability of the neutral expression of a face at rest.
-const NEUTRAL_P: f32 = 0.3;
+const NEUTRAL_P: f32 = 0.5;
 /// Factor by which the running median of the motion follows a frame (a stochastic quantile).
 const MEDIAN_FACTOR: f32 = 1.05;
+/// Moments next to each other in time are alike: so many of them tell as much as one.
+const ALIKE: f32 = 2.0;
 /// Steps of Weiszfeld's algorithm at an update; each update goes on from the one before.
 const WEISZFELD_STEPS: usize = 4;
+
+/// Rows of `dim` values that a [`Neutral`] takes.
+pub(super) const ROWS: usize = MOMENTS + 3;
 
 /// The geometric median of the embeddings of the last 32 moments at rest: moments that read as neutral and in which
 /// the embedding moves less than it mostly does. Less than half of them being wrong moves it only a little (its
@@ -32,6 +37,8 @@ pub struct Neutral {
     /// Running median of the distance between two frames.
     motion: Option<f32>,
     place: Vec<f32>,
+    /// Median distance of the moments from the place.
+    spread: f32,
     /// Whether the place goes on from an update before; the first one starts at the mean.
     started: bool,
     next: Vec<f32>,
@@ -49,6 +56,7 @@ impl Neutral {
             previous_secs: f64::NEG_INFINITY,
             motion: None,
             place: vec![0.0; dim],
+            spread: 0.0,
             started: false,
             next: vec![0.0; dim],
         }
@@ -114,7 +122,8 @@ impl Neutral {
             let mut sorted = apart;
             sorted[..count].sort_by(f32::total_cmp);
             // At a moment itself the weight would be infinite, and there would be no way on.
-            let least = sorted[count / 2] / 100.0;
+            self.spread = sorted[count / 2];
+            let least = self.spread / 100.0;
             if least <= 0.0 {
                 return; // Most moments lie exactly here.
             }
@@ -131,11 +140,11 @@ impl Neutral {
         }
     }
 
-    /// The place `[dim]` as of the last update, and how far it can be trusted, in `(0, 1)`: `n / (n + 8)` after `n`
-    /// moments at rest. `None` before eight of them.
+    /// The place `[dim]` as of the last update, and its standard error: the median distance of the moments from it over the
+    /// root of half their number, as neighbours are alike. `None` before eight of them.
     pub fn place(&self) -> Option<(&[f32], f32)> {
-        let count = self.len();
-        (count >= ENOUGH).then(|| (self.place.as_slice(), count as f32 / (count + ENOUGH) as f32))
+        let known = self.started && self.len() >= ENOUGH;
+        known.then(|| (self.place.as_slice(), self.spread / (self.len() as f32 / ALIKE).sqrt()))
     }
 
     /// Forgets everything.
@@ -176,7 +185,9 @@ mod tests {
         let t = (1.0 - 1.0 / 3f32.sqrt()) / 2.0;
         assert_near(&of(&corners), t, t);
         // Of four corners of a convex quadrangle it is where the diagonals cross.
-        assert_near(&of(&[[0.0, 0.0], [4.0, 0.0], [4.0, 2.0], [0.0, 2.0]].repeat(2)), 2.0, 1.0);
+        let middle = of(&[[0.0, 0.0], [4.0, 0.0], [4.0, 2.0], [0.0, 2.0]].repeat(2));
+        assert_near(&middle, 2.0, 1.0);
+        assert!((middle.place().unwrap().1 - (5.0 / 4f32).sqrt()).abs() < 1e-3, "all are root 5 away");
     }
 
     #[test]
@@ -221,7 +232,7 @@ mod tests {
         rest(&mut neutral, 1.0, ENOUGH - 1);
         assert!(neutral.place().is_none());
         rest(&mut neutral, 1.0, 1);
-        assert_eq!(neutral.place().unwrap(), ([1.0].as_slice(), 0.5));
+        assert_eq!(neutral.place().unwrap(), ([1.0].as_slice(), 0.0));
         rest(&mut neutral, 5.0, MOMENTS);
         (0..20).for_each(|_| neutral.update());
         assert!((neutral.place().unwrap().0[0] - 5.0).abs() < 1e-3);

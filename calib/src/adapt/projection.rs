@@ -12,6 +12,11 @@ const ROWS: usize = 2 + NEGATIVES;
 /// Lengths below this count as this one.
 const MIN_LENGTH: f32 = 1e-12;
 
+/// Rows of `dim` values that a [`Projection`] and a [`Set`] take.
+pub(super) const fn rows(rank: usize) -> usize {
+    6 * rank + 2 * ROWS + 1
+}
+
 /// How the projection is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ProjectionConfig {
@@ -19,7 +24,8 @@ pub struct ProjectionConfig {
     pub rank: usize,
     /// `tau` of the contrastive loss (SSLFER section 4.1 has 0.07).
     pub temperature: f32,
-    /// `mu` of the anchor term `(mu / 2) ||P - I||^2`, in Frobenius' norm.
+    /// `mu` of the anchor term `(mu / 2) ||P - I||^2`, in Frobenius' norm. On simulated people the default costs the worst
+    /// of them a point of accuracy; a tenth of it costs five and gains no more on average.
     pub anchor: f32,
     /// Learning rate.
     pub rate: f32,
@@ -31,7 +37,7 @@ pub struct ProjectionConfig {
 
 impl Default for ProjectionConfig {
     fn default() -> Self {
-        Self { rank: 8, temperature: 0.07, anchor: 1.0, rate: 0.01, momentum: 0.9, max_gradient: 1.0 }
+        Self { rank: 8, temperature: 0.07, anchor: 10.0, rate: 0.01, momentum: 0.9, max_gradient: 1.0 }
     }
 }
 
