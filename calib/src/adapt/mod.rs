@@ -48,10 +48,12 @@ const SILENT_SECS: f64 = 10.0;
 const PAUSE_SECS: f64 = 30.0;
 /// Attempts to keep a part of a correction after an alarm, each half of the one before.
 const DECAYS: usize = 4;
-/// Alarms with no more than twice the pause between them, after which everything is given up at once.
+/// Everything is given up at so many alarms in a row, each at most [`PAUSE_SECS`] after learning went on.
 const ALARMS: u32 = 3;
 /// Factor by which the neutral shift regains its strength, a slice.
 const REGAIN: f32 = 1.02;
+/// How long to wait where no frame has come since the last slice.
+const IDLE: Duration = Duration::from_millis(200);
 /// Name of the expression of a face at rest.
 const NEUTRAL: &str = "neutral";
 
@@ -115,7 +117,7 @@ pub enum Return {
 /// What a slice did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SliceReport {
-    /// How long to wait before the next one. Where that is not zero at the start, nothing else was done.
+    /// How long to wait before the next one.
     pub wait: Duration,
     /// Steps of the projection.
     pub steps: usize,
@@ -152,6 +154,8 @@ pub struct Adapter {
     classes: Classes,
     set: Set,
     now_secs: f64,
+    /// Whether a frame has come since the last slice.
+    fresh: bool,
     paused_until_secs: f64,
     alarms: u32,
     correction: Correction,
@@ -190,6 +194,7 @@ impl Adapter {
             classes: Classes::new(),
             set: Set::new(dim),
             now_secs: f64::NEG_INFINITY,
+            fresh: false,
             paused_until_secs: f64::NEG_INFINITY,
             alarms: 0,
             correction: Correction::identity(dim),
@@ -226,7 +231,7 @@ impl Adapter {
         check_size("an embedding", embedding.len(), self.heads.dim())?;
         let held_out = self.hold_out(t_secs, embedding);
         let kept = !held_out && self.buffers.push(track, t_secs, embedding)?;
-        self.now_secs = t_secs;
+        (self.now_secs, self.fresh) = (t_secs, true);
         if self.is_user(track, t_secs)
             && let Some(row) = self.neutral_row
         {
@@ -238,7 +243,7 @@ impl Adapter {
     /// Takes a frame to judge on where it is time for one; whether it did. A frame that is not sound is left to the
     /// buffers to refuse.
     fn hold_out(&mut self, t_secs: f64, embedding: &[f32]) -> bool {
-        if (0.0..HELD_OUT_SECS).contains(&(t_secs - self.held_out_secs)) {
+        if t_secs - self.held_out_secs < HELD_OUT_SECS {
             return false;
         }
         let moment = read_as(&self.expressions, t_secs, embedding);
@@ -258,12 +263,16 @@ impl Adapter {
         true
     }
 
-    /// Learns for a while, unless the budget says to wait. `now` reads a monotonic clock with any origin.
+    /// Learns for a while, unless the budget says to wait or nothing new was seen. `now` reads a monotonic clock with any
+    /// origin.
     pub fn slice(&mut self, budget: &mut Budget, mut now: impl FnMut() -> Duration) -> SliceReport {
         let begin = now();
         let wait = budget.wait(begin);
         if !wait.is_zero() {
             return SliceReport { wait, ..SliceReport::default() };
+        }
+        if !std::mem::take(&mut self.fresh) {
+            return SliceReport { wait: IDLE, ..SliceReport::default() };
         }
         let mut report = SliceReport::default();
         if self.held_out.data().len() >= ENOUGH_HELD_OUT && self.now_secs >= self.paused_until_secs {
@@ -402,7 +411,7 @@ impl Adapter {
         }
         self.projection.reset(&mut self.rng);
         self.shift.fill(0.0);
-        (self.trust, self.alarms) = (1.0, 0);
+        (self.trust, self.alarms, self.fresh) = (1.0, 0, true);
         self.correction = Correction::identity(heads.dim());
         (self.heads, self.expressions) = (heads, expressions);
         Ok(())

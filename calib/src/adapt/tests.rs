@@ -269,6 +269,7 @@ fn a_slice_waits_for_its_budget() {
     let world = World::new(6);
     let mut adapter = adapter(&world, config(true, true));
     let mut budget = Budget::new(Share::DEFAULT);
+    adapter.observe(1, 0.0, &Person::new(&world, 1, 0.0).frame(0)).unwrap();
     let mut clock = 0;
     let mut tick = || {
         clock += 10;
@@ -277,6 +278,8 @@ fn a_slice_waits_for_its_budget() {
     assert_eq!(adapter.slice(&mut budget, &mut tick).wait, Duration::from_millis(190));
     let report = adapter.slice(&mut budget, &mut tick);
     assert_eq!(report, SliceReport { wait: Duration::from_millis(180), ..SliceReport::default() });
+    let idle = adapter.slice(&mut budget, || Duration::from_secs(9));
+    assert_eq!(idle, SliceReport { wait: IDLE, ..SliceReport::default() }, "no frame has come");
 }
 
 #[test]
@@ -288,7 +291,9 @@ fn what_is_not_sound_is_refused() {
     adapter.observe(1, 5.2, &frame).unwrap();
     assert!(matches!(adapter.observe(1, 6.0, &frame[1..]), Err(AdaptError::Size { .. })));
     assert!(matches!(adapter.observe(1, 9.0, &[f32::NAN; DIM]), Err(AdaptError::Frame(_))));
-    assert!(matches!(adapter.observe(1, 5.1, &frame), Err(AdaptError::Frame(_))));
+    for t_secs in [5.1, 1.0] {
+        assert!(matches!(adapter.observe(1, t_secs, &frame), Err(AdaptError::Frame(_))));
+    }
     adapter.restart();
     assert!(adapter.observe(1, 0.0, &frame).is_ok());
     assert!(Adapter::new(world.heads, Some(vec![0.0; 3]), AdaptConfig::default()).is_err());
