@@ -8,6 +8,7 @@ pub mod dataset;
 pub mod heads;
 pub mod labelled;
 pub mod metrics;
+pub mod profile;
 pub mod temporal;
 
 pub use dataset::{Dataset, DatasetError, Label, Moment};
