@@ -145,6 +145,9 @@ impl Opened {
     }
 }
 
+/// A user's states with their numbers, newest first, or why one cannot be read.
+pub type History = Vec<(u64, Result<State, ProfileError>)>;
+
 /// What a deletion has left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deletion {
@@ -223,7 +226,7 @@ impl<D: Disk> Profiles<D> {
     ///
     /// # Errors
     /// [`ProfileError::Io`] where the folder cannot be read.
-    pub fn history(&self, user: &UserName) -> Result<Vec<(u64, Result<State, ProfileError>)>, ProfileError> {
+    pub fn history(&self, user: &UserName) -> Result<History, ProfileError> {
         let serials = self.serials(user)?;
         Ok(serials.into_iter().map(|serial| (serial, self.read(user, serial))).collect())
     }

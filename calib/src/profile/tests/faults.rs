@@ -88,6 +88,11 @@ fn errors_everywhere(disk: &MemoryDisk, work: impl Fn(&Profiles<MemoryDisk>) -> 
         let state = opened(&disk);
         assert!(state == after || !succeeded && state == before, "operation {operation}: {state:?}");
         failures += usize::from(!succeeded);
+        // What was said to be saved is durable, even if old states could not be thinned out.
+        assert!(
+            !succeeded || disk.after_cut().iter().all(|left| opened(left) == after),
+            "operation {operation}"
+        );
         // Once the disk is well again, so is the profile.
         let profiles = Profiles::on(disk.clone(), ROOT);
         profiles.save(&alice(), &super::state(99), None).unwrap();
