@@ -5,11 +5,14 @@
 
 pub mod adapt;
 pub mod dataset;
+pub mod fit;
 pub mod heads;
 pub mod labelled;
+mod linalg;
 pub mod metrics;
 pub mod profile;
 pub mod temporal;
+mod validate;
 
 pub use dataset::{Dataset, DatasetError, Label, Moment};
 pub use heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, argmax, sigmoid, softmax_in_place};

@@ -44,10 +44,7 @@ impl Agreement {
         let (x, y, cov) = self.spread();
         let apart = (self.truth - self.predicted) / self.count.max(1.0);
         let below = x + y + apart * apart;
-        match below > f64::EPSILON {
-            true => (2.0 * cov / below).clamp(-1.0, 1.0),
-            false => f64::from(self.count > 0.0),
-        }
+        if below > f64::EPSILON { (2.0 * cov / below).clamp(-1.0, 1.0) } else { f64::from(self.count > 0.0) }
     }
 
     /// Pearson's correlation, in `[-1, 1]`; 0 where a series does not vary.
