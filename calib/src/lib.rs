@@ -4,6 +4,7 @@
 //! nothing of pictures: it works on embeddings and labels alone.
 
 pub mod adapt;
+pub mod bundle;
 pub mod dataset;
 pub mod fit;
 pub mod heads;
@@ -11,6 +12,7 @@ pub mod labelled;
 mod linalg;
 pub mod metrics;
 pub mod profile;
+pub mod recording;
 pub mod temporal;
 mod validate;
 

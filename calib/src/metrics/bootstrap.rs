@@ -94,7 +94,7 @@ mod tests {
         assert_eq!((intervals[0].low, intervals[0].high), (0.0, 1.0));
         assert!(intervals[1].low.is_nan());
         for (count, expected) in counts.iter().zip([1000, 2000, 1000]) {
-            assert!((count - expected as i32).abs() < 120, "{counts:?}");
+            assert!((count - expected).abs() < 120, "{counts:?}");
         }
     }
 

@@ -44,9 +44,9 @@ fn cut_everywhere(disk: &MemoryDisk, work: impl Fn(&Profiles<MemoryDisk>)) -> Fo
             let state = opened(&left);
             assert!(state == after || !finished && state == before, "{state:?}");
             if state == after {
-                found.after += 1
+                found.after += 1;
             } else {
-                found.before += 1
+                found.before += 1;
             }
             if !thoroughly {
                 continue;
