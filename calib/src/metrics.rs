@@ -1,6 +1,14 @@
 //! The metrics by which heads are judged.
 
+mod agreement;
+mod bootstrap;
+mod probability;
+
 use thiserror::Error;
+
+pub use agreement::Agreement;
+pub use bootstrap::{Bootstrap, Interval};
+pub use probability::{BinaryCounts, CALIBRATION_BINS, Calibration, brier};
 
 /// Why a metric has no value.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -52,6 +60,17 @@ impl Confusion {
         }
         self.counts[truth * self.classes + predicted] += 1;
         Ok(())
+    }
+
+    /// Counts the samples of another.
+    ///
+    /// # Panics
+    /// Where it has another number of classes: that is the caller's error, not the data's.
+    pub fn merge(&mut self, other: &Self) {
+        assert_eq!(self.classes, other.classes, "number of classes");
+        for (count, other) in self.counts.iter_mut().zip(&other.counts) {
+            *count += other;
+        }
     }
 
     /// Number of classes.

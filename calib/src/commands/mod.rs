@@ -1,0 +1,57 @@
+//! The subcommands.
+
+pub(crate) mod fit;
+pub(crate) mod manage;
+pub(crate) mod plot;
+pub(crate) mod show;
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use semblance_calib::profile::{Opened, Profiles, UserName};
+
+/// Whose profile, and where profiles are.
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// The user: lower-case letters, digits, - and _
+    #[arg(long, env = "SEMBLANCE_USER")]
+    pub(crate) user: UserName,
+
+    /// Folder with the profiles of all users [default: profiles in systemd's state folder, or in ~/.local/state/semblance]
+    #[arg(long, value_name = "DIR", env = "SEMBLANCE_PROFILES")]
+    profiles: Option<PathBuf>,
+}
+
+impl ProfileArgs {
+    /// The profiles of all users.
+    pub(crate) fn profiles(&self) -> Profiles {
+        let folder = |variable: &str| {
+            let paths = std::env::var_os(variable)?;
+            // systemd may name several.
+            std::env::split_paths(&paths).next().filter(|path| !path.as_os_str().is_empty())
+        };
+        let dir = self.profiles.clone().or_else(|| Some(folder("STATE_DIRECTORY")?.join("profiles")));
+        let dir = dir.or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance/profiles")));
+        let dir = dir.or_else(|| Some(folder("HOME")?.join(".local/state/semblance/profiles")));
+        Profiles::new(dir.unwrap_or_else(|| PathBuf::from("/var/lib/semblance/profiles")))
+    }
+
+    /// The user's newest sound state, where there is one; damaged newer ones are told.
+    pub(crate) fn open(&self) -> anyhow::Result<Option<Opened>> {
+        let opened = self.profiles().open(&self.user)?;
+        for damaged in opened.iter().flat_map(|opened| &opened.damaged) {
+            eprintln!(
+                "calib: {} is damaged ({}): the state before it is used",
+                damaged.path.display(),
+                damaged.reason
+            );
+        }
+        Ok(opened)
+    }
+}
+
+/// Seconds since 1970 (UTC).
+pub(crate) fn now_unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

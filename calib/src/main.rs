@@ -1,0 +1,53 @@
+//! The `calib` program: heads that fit one person.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use commands::{fit, manage, show};
+
+/// Fits heads to one person, and keeps what was fitted: shown, undone, carried elsewhere, deleted.
+#[derive(Debug, Parser)]
+#[command(name = "calib", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fit heads to the labels of a recording; they are kept where they are better on labels that they were not fitted on
+    #[command(after_help = fit::EXAMPLES)]
+    Fit(fit::FitArgs),
+    /// Show a user's profile, its history, and what each calibration changed
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::ShowArgs),
+    /// Put an older state of a profile in force again
+    Rollback(manage::RollbackArgs),
+    /// Write a profile to one file
+    Export(manage::ExportArgs),
+    /// Put an exported profile in force
+    Import(manage::ImportArgs),
+    /// Delete everything that is known of a user
+    Delete(manage::DeleteArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Fit(args) => fit::command(&args),
+        Command::Show(args) => show::command(&args),
+        Command::Rollback(args) => manage::rollback(&args),
+        Command::Export(args) => manage::export(&args),
+        Command::Import(args) => manage::import(&args),
+        Command::Delete(args) => manage::delete(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("calib: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
