@@ -11,15 +11,15 @@ pub(crate) fn probability(u: f64) -> f64 {
 }
 
 /// `t - p(u)` at the `u` that minimises `loss(u) + (u - u0)² / 2c`: Newton's method on the rising function
-/// `u - u0 - c (t - p(u))`, within the interval that must hold its zero. `start` is a guess.
-pub(crate) fn dual(target: f64, c: f64, u0: f64, start: f64) -> f64 {
+/// `u - u0 - c (t - p(u))`, within the interval that must hold its zero, to within about `precision`. `start` is a guess.
+pub(crate) fn dual(target: f64, c: f64, precision: f64, u0: f64, start: f64) -> f64 {
     const STEPS: usize = 60;
     let (mut low, mut high) = (u0 + c * (target - 1.0), u0 + c * target);
     let mut u = start.clamp(low, high);
     for _ in 0..STEPS {
         let p = probability(u);
         let g = u - u0 - c * (target - p);
-        if g.abs() <= 1e-12 * c.max(1.0) {
+        if g.abs() <= precision * c.max(1.0) {
             break;
         }
         *(if g > 0.0 { &mut high } else { &mut low }) = u;
@@ -38,7 +38,7 @@ mod tests {
         for c in [1e-6, 0.3, 20.0, 1e5] {
             for target in [0.0, 0.3, 1.0] {
                 for u0 in [0.0, 40.0, -1e3] {
-                    let alpha = dual(target, c, u0, 0.0);
+                    let alpha = dual(target, c, 1e-12, u0, 0.0);
                     let there = target - probability(u0 + c * alpha);
                     assert!((alpha - there).abs() < 1e-8, "c {c} t {target} u0 {u0}: {alpha} {there}");
                 }

@@ -25,6 +25,9 @@ use crate::linalg::{axpy, dot};
 /// mean.
 pub(crate) const BIAS_VARIANCE: f64 = 4.0;
 
+/// To within this a dual variable is found where it matters.
+const ROUNDING: f64 = 1e-12;
+
 /// The objective: a task, some of its moments, and the strength of the prior.
 #[derive(Debug)]
 pub(crate) struct Problem<'a> {
@@ -76,8 +79,9 @@ impl Solution {
     /// Sweeps to tolerance. Returns the number of sweeps, `None` where the limit came first; what has been reached is
     /// sound then too, only less exact.
     pub(crate) fn solve(&mut self, problem: &Problem<'_>, until: Until) -> Option<usize> {
-        let (n, mut size) = (problem.rows.len(), 0.0_f64);
+        let n = problem.rows.len();
         let values = (n * problem.task.outputs()).max(1) as f64;
+        let mut size = values;
         let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
         let mut order = problem.rows.to_vec();
         for sweep in 0..until.sweeps {
@@ -102,7 +106,7 @@ impl Solution {
     }
 
     /// Fits the dual variables of one moment to all others. Returns the squared size of the change and of the outcome;
-    /// a change of no more than `quiet` is not made.
+    /// they are found to within `quiet`, and a change of no more than that is not made.
     pub(crate) fn visit(&mut self, problem: &Problem<'_>, row: usize, quiet: f64) -> (f64, f64) {
         let Problem { task, data, strength, offset, .. } = problem;
         let outputs = task.outputs();
@@ -115,7 +119,7 @@ impl Solution {
         for k in 0..outputs {
             without[k] = u[k] - c * alpha[k];
         }
-        task.dual(row, offset, c, without, u);
+        task.dual(row, offset, c, quiet.max(ROUNDING), without, u);
         let (mut moved, mut size) = (0.0, 0.0);
         for k in 0..outputs {
             let change = u[k] - alpha[k];

@@ -40,8 +40,8 @@ pub(crate) fn loss(target: &[f64], u: &[f64], offset: &[f64], p: &mut [f64]) -> 
 }
 
 /// `t - p(u)` at the `u` that minimises `CE(u) + |u - u0|² / 2c`, by Newton's method with backtracking from `u`, which
-/// it replaces. The Hessian is diagonal minus a rank of one, so that a step costs O(classes).
-pub(crate) fn dual(target: &[f64], offset: &[f64], c: f64, u0: &[f64], u: &mut [f64]) {
+/// it replaces, to within about `precision`. The Hessian is diagonal minus a rank of one, so that a step costs O(classes).
+pub(crate) fn dual(target: &[f64], offset: &[f64], c: f64, precision: f64, u0: &[f64], u: &mut [f64]) {
     const STEPS: usize = 50;
     let outputs = u.len();
     let mut buffers = [[0.0; crate::heads::MAX_LABELS]; 3];
@@ -62,7 +62,7 @@ pub(crate) fn dual(target: &[f64], offset: &[f64], c: f64, u0: &[f64], u: &mut [
             p_ag += p[k] * a * g;
             p_ap += p[k] * a;
         }
-        if largest <= 1e-12 * c.max(1.0) {
+        if largest <= precision * c.max(1.0) {
             break;
         }
         // Sherman-Morrison; 1 - c p' A⁻¹ p = sum_k p_k / (1 + c p_k) because the p_k sum to one.
@@ -112,7 +112,7 @@ mod tests {
         for c in [1e-6, 0.3, 20.0, 1e5] {
             for u0 in [[0.0, 0.0, 0.0], [40.0, -40.0, 3.0], [-1e3, 1e3, 0.0]] {
                 let (mut alpha, mut p) = (u0, [0.0; 3]);
-                dual(&target, &offset, c, &u0, &mut alpha);
+                dual(&target, &offset, c, 1e-12, &u0, &mut alpha);
                 let u: Vec<f64> = u0.iter().zip(&alpha).map(|(u0, a)| u0 + c * a).collect();
                 loss(&target, &u, &offset, &mut p);
                 for k in 0..3 {

@@ -84,7 +84,7 @@ impl Default for FitOptions {
             strengths: vec![1.0, 3.0, 10.0, 30.0, 100.0, 300.0],
             min_blocks: 4,
             min_labels: 12,
-            tolerance: 1e-3,
+            tolerance: 3e-3,
             max_sweeps: 200,
             bootstrap: Bootstrap::default(),
             expression_labels: Vec::new(),

@@ -144,19 +144,19 @@ impl Task {
     }
 
     /// The dual variables of a moment: `-loss'(u)` at the `u` that minimises `loss(u) + |u - u0|² / 2c`, into `u`, which
-    /// holds a guess of that point. 0 for outputs of which nothing was said.
-    pub(crate) fn dual(&self, row: usize, offset: &[f64], c: f64, u0: &[f64], u: &mut [f64]) {
+    /// holds a guess of that point, to within `precision`. 0 for outputs of which nothing was said.
+    pub(crate) fn dual(&self, row: usize, offset: &[f64], c: f64, precision: f64, u0: &[f64], u: &mut [f64]) {
         let target = self.target(row);
         if self.kind == HeadKind::Expression {
             let mut wide = [0.0; MAX_LABELS];
             wide.iter_mut().zip(target).for_each(|(w, t)| *w = f64::from(*t));
-            expression::dual(&wide[..target.len()], offset, c, u0, u);
+            expression::dual(&wide[..target.len()], offset, c, precision, u0, u);
             return;
         }
         for ((u, u0), t) in u.iter_mut().zip(u0).zip(target) {
             *u = match self.kind {
                 _ if t.is_nan() => 0.0,
-                HeadKind::ActionUnits => action_units::dual(f64::from(*t), c, *u0, *u),
+                HeadKind::ActionUnits => action_units::dual(f64::from(*t), c, precision, *u0, *u),
                 HeadKind::ValenceArousal | HeadKind::Expression => regression::dual(f64::from(*t), c, *u0),
             };
         }

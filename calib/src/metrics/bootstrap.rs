@@ -85,7 +85,7 @@ mod tests {
     /// The mean of two blocks that score 0 and 1 is 0, ½ or 1 with probabilities ¼, ½, ¼.
     #[test]
     fn resamples_of_two_blocks_follow_the_binomial() {
-        let mut counts = [0; 3];
+        let mut counts = [0_i32; 3];
         let bootstrap = Bootstrap { draws: 4000, ..Bootstrap::default() };
         let intervals = bootstrap.intervals(2, |drawn| {
             counts[drawn.iter().sum::<usize>()] += 1;
