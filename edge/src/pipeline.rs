@@ -1,5 +1,6 @@
 //! One frame's way: find and follow, align, embed, heads.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use semblance_calib::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, sigmoid, softmax_in_place};
@@ -57,6 +58,8 @@ pub struct Pipeline {
     embeddings_wanted: bool,
     has_landmarks: bool,
     bundle: String,
+    user: Option<Arc<str>>,
+    adapted: bool,
     smoother: Option<Smoother>,
 }
 
@@ -90,6 +93,8 @@ impl Pipeline {
             embeddings_wanted: false,
             has_landmarks: bundle.landmarks_onnx().is_some(),
             bundle: manifest.name.clone(),
+            user: None,
+            adapted: false,
             smoother: None,
             aligner: Aligner::new(manifest.crop, spec.side_px),
             encoder,
@@ -97,6 +102,23 @@ impl Pipeline {
             embedding: vec![0.0; spec.embedding_size],
             heads,
         })
+    }
+
+    /// Takes every face for this user's, and reads it with the user's own heads where there are some.
+    ///
+    /// # Errors
+    /// [`PipelineError::Embedding`] where those read embeddings of another size.
+    pub fn with_user(mut self, user: &str, heads: Option<Heads>) -> Result<Self, PipelineError> {
+        self.user = Some(user.into());
+        if let Some(heads) = heads {
+            if heads.dim() != self.heads.dim() {
+                let file = format!("the profile of '{user}'");
+                let (heads, encoder) = (heads.dim(), self.heads.dim());
+                return Err(PipelineError::Embedding { file, heads, encoder });
+            }
+            (self.heads, self.adapted) = (heads, true);
+        }
+        Ok(self)
     }
 
     /// Whether predictions carry the 68 landmarks, where the bundle finds them.
@@ -199,7 +221,7 @@ impl Pipeline {
                 t: frame.t_secs,
                 frame: frame.index,
                 track: face.id,
-                user: None,
+                user: self.user.clone(),
                 bbox: [b.x, b.y, b.w, b.h].map(tenth),
                 score: face.score,
                 pose: pose.map(|p| Pose { yaw: tenth(p.yaw), pitch: tenth(p.pitch), roll: tenth(p.roll) }),
@@ -211,7 +233,7 @@ impl Pipeline {
                 valence: told.valence_arousal.map(|[valence, _]| valence),
                 arousal: told.valence_arousal.map(|[_, arousal]| arousal),
                 au: told.au,
-                adapted: false,
+                adapted: self.adapted,
                 smoothing: self.smoother.as_ref().map(|_| OneEuro::NAME),
                 truth: capture.truth,
                 ms: StageMillis {

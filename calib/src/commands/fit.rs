@@ -85,7 +85,7 @@ pub(crate) fn command(args: &FitArgs) -> anyhow::Result<()> {
     print!("{}", plot::text(&serde_json::to_value(&fitted)?));
     match saved {
         Some(serial) => {
-            println!("kept as state {serial} of '{}'; calib rollback undoes it", args.profile.user)
+            println!("kept as state {serial} of '{}'; calib rollback undoes it", args.profile.user);
         }
         None if accepted => println!("nothing was kept (--dry-run)"),
         None => println!("nothing was changed: no head is better than the shipped one by more than noise"),

@@ -113,7 +113,7 @@ fn what_does_not_fit_together_is_a_typed_error() {
         FitOptions { min_blocks: 1, ..options.clone() },
         FitOptions { tolerance: 0.0, ..options.clone() },
         FitOptions { bootstrap: Bootstrap { level: 1.0, ..Bootstrap::default() }, ..options.clone() },
-        FitOptions { expression_labels: vec![String::new(); 33], ..options.clone() },
+        FitOptions { expression_labels: vec![String::new(); 33], ..options },
     ] {
         assert!(matches!(fit(&heads, &none, &options), Err(FitError::Option(_))), "{options:?}");
     }

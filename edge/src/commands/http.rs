@@ -1,6 +1,7 @@
 //! The options of the HTTP server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -59,6 +60,11 @@ impl FromStr for HttpChoice {
 }
 
 impl HttpArgs {
+    /// Where the program keeps what outlives it.
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.state.dir()
+    }
+
     /// Starts the server, where one is asked for or usual. Where nobody asked, that there is none is no failure.
     pub(crate) fn start(
         &self,

@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod http;
 pub(crate) mod run;
+pub(crate) mod user;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -20,6 +20,7 @@ use semblance_edge::source::pixels::PixelFormat;
 use semblance_edge::source::{self, Pace, Source, SourceOptions};
 use semblance_face::Frame;
 
+use super::user::UserArgs;
 use super::{HttpArgs, OutParser, PipelineArgs};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -80,6 +81,9 @@ pub(crate) struct RunArgs {
     /// fitted to a person from. It holds no picture, but tells people apart
     #[arg(long, value_name = "FILE", env = "SEMBLANCE_RECORD")]
     record: Option<PathBuf>,
+
+    #[command(flatten)]
+    user: UserArgs,
 
     #[command(flatten)]
     http: HttpArgs,
@@ -190,9 +194,10 @@ pub(crate) struct Opened<'a> {
 /// are those of a live source, which a restart must not wipe.
 pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
+    let bundle = args.pipeline.bundle()?;
     let pipeline = args
-        .pipeline
-        .open()?
+        .user
+        .apply(args.pipeline.open()?, &bundle, &args.http.state_dir())?
         .with_landmarks(args.landmarks)
         .with_embeddings(args.record.is_some())
         .with_smoothing(smoothing);
@@ -211,7 +216,7 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         source: semblance_face::url::public(&args.source),
         labels: labels.clone(),
-        user: None,
+        user: args.user.name(),
     };
     // Before any file is touched: where its address is taken, this may be a second one of the same run.
     let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about)?;

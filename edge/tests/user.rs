@@ -1,0 +1,110 @@
+//! A run for one user: the heads of a profile are the ones that predict, restarts included, and a rollback brings the ones
+//! before back bit by bit.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use semblance_calib::profile::{Profiles, State};
+use semblance_calib::{HeadKind, Heads, LinearHead};
+use semblance_face::Bundle;
+use serde_json::Value;
+
+fn shipped_bundle() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")
+}
+
+fn run(profiles: &Path, user: &str) -> (Vec<Value>, String) {
+    let output: Output = Command::new(env!("CARGO_BIN_EXE_edge"))
+        .args([
+            "run",
+            "--source",
+            "demo",
+            "--max-frames",
+            "12",
+            "--http",
+            "off",
+            "--user",
+            user,
+            "--profiles",
+        ])
+        .arg(profiles)
+        .env("SEMBLANCE_BUNDLE", shipped_bundle())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{message}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), message)
+}
+
+/// What is said of every face, without what differs from run to run.
+fn said(objects: &[Value]) -> Vec<Value> {
+    objects.iter().map(|object| object["expression"].clone()).collect()
+}
+
+#[test]
+fn a_profile_is_in_force_until_it_is_rolled_back_and_a_stranger_is_read_by_the_shipped_heads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stranger, message) = run(dir.path(), "ada");
+    assert!(message.contains("'ada' has no profile yet"), "{message}");
+    assert!(stranger.len() >= 8 && stranger.iter().all(|o| o["user"] == "ada" && o["adapted"] == false));
+
+    let bundle = Bundle::open(&shipped_bundle()).unwrap();
+    let shipped = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
+    let head = shipped.expression().unwrap();
+    // Heads that see surprise in every face.
+    let bias = head.labels().iter().map(|label| if label == "surprise" { 50.0 } else { 0.0 }).collect();
+    let biased =
+        LinearHead::new("expression", head.labels().to_vec(), head.dim(), head.weight().to_vec(), bias)
+            .unwrap();
+    let biased = Heads::new(head.dim(), [(HeadKind::Expression, biased)]).unwrap();
+    let state = |heads: &Heads, bundle: &str| State {
+        bundle: bundle.to_owned(),
+        heads: heads.clone(),
+        correction: None,
+        labelled: None,
+        saved_unix_secs: 1,
+        reason: "test".to_owned(),
+        report: String::new(),
+    };
+    let profiles = Profiles::new(dir.path());
+    let ada = "ada".parse().unwrap();
+    let encoder = &bundle.manifest().encoder.file.sha256;
+    profiles.save(&ada, &state(&shipped, encoder), None).unwrap();
+    let (own, _) = run(dir.path(), "ada");
+    assert!(own.iter().all(|o| o["adapted"] == true));
+    assert_eq!(said(&own), said(&stranger), "these are the shipped heads");
+    profiles.save(&ada, &state(&biased, encoder), None).unwrap();
+    for _ in 0..2 {
+        let (surprised, _) = run(dir.path(), "ada");
+        assert!(surprised.iter().all(|o| o["expression"]["label"] == "surprise"));
+    }
+    profiles.rollback(&ada, None, 2).unwrap();
+    assert_eq!(said(&run(dir.path(), "ada").0), said(&stranger), "bit by bit");
+
+    // A profile of another encoder is kept, and not used.
+    profiles.save(&ada, &state(&biased, "another"), None).unwrap();
+    let (other, message) = run(dir.path(), "ada");
+    assert!(message.contains("another") && message.contains("shipped heads"), "{message}");
+    assert_eq!(said(&other), said(&stranger));
+    // The newest state damaged: the one before is used, and that is told.
+    profiles.save(&ada, &state(&biased, encoder), None).unwrap();
+    profiles.save(&ada, &state(&shipped, encoder), None).unwrap();
+    let mut states: Vec<_> =
+        fs::read_dir(dir.path().join("ada")).unwrap().map(|e| e.unwrap().path()).collect();
+    states.sort();
+    let newest = states.last().unwrap();
+    let mut bytes = fs::read(newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(newest, bytes).unwrap();
+    let (before, message) = run(dir.path(), "ada");
+    assert!(
+        message.contains("damaged") && before.iter().all(|o| o["expression"]["label"] == "surprise"),
+        "{message}"
+    );
+}
