@@ -14,7 +14,7 @@ const REVISITED: usize = 24;
 
 /// Heads that follow each label at once, in a time that does not depend on how many there are.
 ///
-/// A label costs one exact fit of its own dual variables and [`REVISITED`] of earlier ones in turn. Each of these steps
+/// A label costs one exact fit of its own dual variables and those of 24 earlier ones in turn. Each of these steps
 /// brings the heads nearer to those that [`crate::fit::fit`] would find at the same strength, none leads away (see
 /// the solver, `dual.rs`); [`Updater::settle`] goes all the way. The new heads are not judged: feedback is meant to
 /// be seen at once, and `fit` decides what stays.
