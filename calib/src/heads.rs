@@ -147,7 +147,7 @@ pub fn softmax_in_place(values: &mut [f32]) {
 }
 
 /// The place of the largest value (the first of equals); 0 for an empty slice.
-pub fn argmax(values: &[f32]) -> usize {
+pub fn argmax<T: PartialOrd>(values: &[T]) -> usize {
     let mut best = 0;
     for (i, v) in values.iter().enumerate() {
         if *v > values[best] {

@@ -140,7 +140,6 @@ fn status(shared: &Shared) -> String {
         state => format!("source {}: {detail}", state.name()),
     };
     let undecodable = shared.telemetry.source.undecodable();
-    let undecodable = undecodable.map(|reason| format!("no frame can be decoded: {reason}"));
     for note in undecodable.into_iter().chain((!pressure.is_empty()).then_some(pressure)) {
         line.push_str("; ");
         line.push_str(&note);

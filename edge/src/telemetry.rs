@@ -57,7 +57,7 @@ pub struct SourceMonitor {
     missed: AtomicU64,
     damaged: AtomicU64,
     reopened: AtomicU64,
-    /// Why what comes cannot be decoded, while it cannot.
+    /// That what comes cannot be decoded, and why, while it cannot.
     undecodable: Mutex<Option<String>>,
 }
 
@@ -100,16 +100,17 @@ impl SourceMonitor {
 
     /// Says why nothing of what comes can be decoded, or that it can. A change is logged.
     pub fn set_undecodable(&self, reason: Option<String>) {
+        let told = reason.map(|reason| format!("no frame can be decoded: {reason}"));
         let mut now = lock(&self.undecodable);
-        match (&*now, &reason) {
-            (None, Some(reason)) => log::warn!("no frame can be decoded: {reason}"),
+        match (&*now, &told) {
+            (None, Some(told)) => log::warn!("{told}"),
             (Some(_), None) => log::info!("frames can be decoded again"),
             _ => {}
         }
-        *now = reason;
+        *now = told;
     }
 
-    /// Why nothing of what comes can be decoded; none where it can.
+    /// That nothing of what comes can be decoded, and why, in words; none where it can.
     pub fn undecodable(&self) -> Option<String> {
         lock(&self.undecodable).clone()
     }

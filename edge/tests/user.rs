@@ -3,38 +3,21 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod serving;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 
 use semblance_calib::profile::{Profiles, State};
 use semblance_calib::{HeadKind, Heads, LinearHead};
 use semblance_face::Bundle;
 use serde_json::Value;
-
-fn shipped_bundle() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")
-}
+use serving::edge;
 
 fn run(profiles: &Path, user: &str) -> (Vec<Value>, String) {
-    let output: Output = Command::new(env!("CARGO_BIN_EXE_edge"))
-        .args([
-            "run",
-            "--source",
-            "demo",
-            "--max-frames",
-            "12",
-            "--http",
-            "off",
-            "--user",
-            user,
-            "--profiles",
-        ])
-        .arg(profiles)
-        .env("SEMBLANCE_BUNDLE", shipped_bundle())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let run =
+        ["run", "--source", "demo", "--max-frames", "12", "--http", "off", "--user", user, "--profiles"];
+    let output = edge(&run).arg(profiles).output().unwrap();
     let message = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{message}");
     let lines = String::from_utf8(output.stdout).unwrap();
@@ -53,7 +36,7 @@ fn a_profile_is_in_force_until_it_is_rolled_back_and_a_stranger_is_read_by_the_s
     assert!(message.contains("'ada' has no profile yet"), "{message}");
     assert!(stranger.len() >= 8 && stranger.iter().all(|o| o["user"] == "ada" && o["adapted"] == false));
 
-    let bundle = Bundle::open(&shipped_bundle()).unwrap();
+    let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap();
     let shipped = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
     let head = shipped.expression().unwrap();
     // Heads that see surprise in every face.

@@ -69,20 +69,20 @@ pub(crate) fn command(args: &FitArgs) -> anyhow::Result<()> {
     let data = joined(known.and_then(|state| state.labelled.as_ref()), &new)?;
     let fitted = fit(&shipped.heads, &data, &options)?;
     let accepted = fitted.fits.iter().any(|fit| fit.verdict == Verdict::Accepted);
+    let mut report = serde_json::to_value(&fitted)?;
     let saved = if accepted && !args.dry_run {
-        Some(save(args, &shipped, &data, &fitted, before.as_ref())?)
+        Some(save(args, &shipped, &data, (&fitted, &report), before.as_ref())?)
     } else {
         None
     };
     if args.json {
-        let mut report = serde_json::to_value(&fitted)?;
         report["labels"] = json!(data.len());
         report["state"] = json!(saved);
         println!("{report}");
         return Ok(());
     }
     println!("{} labels, {} of them new", data.len(), new.len());
-    print!("{}", plot::text(&serde_json::to_value(&fitted)?));
+    print!("{}", plot::text(&report));
     match saved {
         Some(serial) => {
             println!("kept as state {serial} of '{}'; calib rollback undoes it", args.profile.user);
@@ -113,7 +113,7 @@ fn save(
     args: &FitArgs,
     shipped: &Shipped,
     data: &Dataset,
-    fitted: &Fitted,
+    (fitted, report): (&Fitted, &Value),
     before: Option<&Opened>,
 ) -> anyhow::Result<u64> {
     let mut kept = Labelled::new(data.dim(), CAPACITY);
@@ -128,15 +128,15 @@ fn save(
         labelled: Some(kept.data().clone()),
         saved_unix_secs: now_unix_secs(),
         reason: format!("calib fit, {} labels", data.len()),
-        report: report(fitted)?,
+        report: shortened(report),
     };
     let after = before.map_or(0, |opened| opened.serial);
     Ok(args.profile.profiles().save(&args.profile.user, &state, Some(after))?)
 }
 
 /// The report as JSON, without the scores of single classes where it would be too long to keep.
-fn report(fitted: &Fitted) -> anyhow::Result<String> {
-    let mut value = serde_json::to_value(fitted)?;
+fn shortened(report: &Value) -> String {
+    let mut value = report.clone();
     if value.to_string().len() > MAX_REPORT {
         for head in value["heads"].as_array_mut().into_iter().flatten() {
             if let Some(metrics) = head["metrics"].as_array_mut() {
@@ -148,5 +148,5 @@ fn report(fitted: &Fitted) -> anyhow::Result<String> {
             }
         }
     }
-    Ok(value.to_string())
+    value.to_string()
 }

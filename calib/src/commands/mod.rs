@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use semblance_calib::profile::{Opened, Profiles, UserName};
+use semblance_calib::profile::{self, Opened, Profiles, UserName};
 
 /// Whose profile, and where profiles are.
 #[derive(Debug, Args)]
@@ -26,26 +26,14 @@ pub(crate) struct ProfileArgs {
 impl ProfileArgs {
     /// The profiles of all users.
     pub(crate) fn profiles(&self) -> Profiles {
-        let folder = |variable: &str| {
-            let paths = std::env::var_os(variable)?;
-            // systemd may name several.
-            std::env::split_paths(&paths).next().filter(|path| !path.as_os_str().is_empty())
-        };
-        let dir = self.profiles.clone().or_else(|| Some(folder("STATE_DIRECTORY")?.join("profiles")));
-        let dir = dir.or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance/profiles")));
-        let dir = dir.or_else(|| Some(folder("HOME")?.join(".local/state/semblance/profiles")));
-        Profiles::new(dir.unwrap_or_else(|| PathBuf::from("/var/lib/semblance/profiles")))
+        Profiles::new(self.profiles.clone().unwrap_or_else(|| profile::state_dir().join(profile::FOLDER)))
     }
 
     /// The user's newest sound state, where there is one; damaged newer ones are told.
     pub(crate) fn open(&self) -> anyhow::Result<Option<Opened>> {
         let opened = self.profiles().open(&self.user)?;
         for damaged in opened.iter().flat_map(|opened| &opened.damaged) {
-            eprintln!(
-                "calib: {} is damaged ({}): the state before it is used",
-                damaged.path.display(),
-                damaged.reason
-            );
+            eprintln!("calib: {damaged}");
         }
         Ok(opened)
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use semblance_calib::fit::Verdict;
+use serde::Deserialize;
 use serde_json::Value;
 
 /// What is drawn of one metric: values in `[0, 1]`, as `(value, low, high)`.
@@ -33,21 +35,7 @@ fn lines(head: &Value) -> Vec<Line<'_>> {
 fn heads(report: &Value) -> impl Iterator<Item = (&Value, String)> {
     report["heads"].as_array().into_iter().flatten().map(|head| {
         let name = head["head"].as_str().unwrap_or_default();
-        let verdict = match head["verdict"].as_str().unwrap_or_default() {
-            "accepted" => "accepted: better on labels that it was not fitted on".to_owned(),
-            "not_better" => "kept as it was: the gain may be noise".to_owned(),
-            "too_few_blocks" => {
-                format!(
-                    "kept as it was: labels from {} stretches of time, {} are needed",
-                    head["blocks"], head["needed"]
-                )
-            }
-            "too_few_labels" => {
-                format!("kept as it was: {} labels, {} are needed", head["labels"], head["needed"])
-            }
-            "one_class" => "kept as it was: all labels say the same".to_owned(),
-            _ => "not fitted: the bundle has no such head".to_owned(),
-        };
+        let verdict = Verdict::deserialize(head).unwrap_or(Verdict::Unnamed);
         (head, format!("{name}: {verdict}"))
     })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use jiff::Timestamp;
 use semblance_calib::HeadKind;
 use semblance_calib::profile::State;
 use serde_json::{Value, json};
@@ -92,18 +93,10 @@ fn described(serial: u64, state: &State) -> Value {
     })
 }
 
-/// Date and time in UTC (Howard Hinnant's `civil_from_days`).
+/// Date and time in UTC; the seconds themselves where no calendar reaches.
 fn date(unix_secs: u64) -> String {
-    let (days, secs) = ((unix_secs / 86_400) as i64 + 719_468, unix_secs % 86_400);
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let (day, month) =
-        (day_of_year - (153 * shifted + 2) / 5 + 1, if shifted < 10 { shifted + 3 } else { shifted - 9 });
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02} UTC", secs / 3600, secs / 60 % 60)
+    let time = i64::try_from(unix_secs).ok().and_then(|secs| Timestamp::from_second(secs).ok());
+    time.map_or_else(|| format!("{unix_secs} s"), |time| time.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is counted of a head's predictions, block by block.
 
 use super::task::Task;
-use crate::heads::HeadKind;
+use crate::heads::{HeadKind, argmax};
 use crate::metrics::{Agreement, BinaryCounts, Calibration, Confusion, brier};
 
 /// An intensity from here on counts as an action unit that is there.
@@ -41,7 +41,7 @@ impl Tally {
         match self {
             Self::Expression { confusion, calibration, brier: sum } => {
                 let truth: Vec<f64> = target.iter().map(|t| f64::from(*t)).collect();
-                let (class, predicted) = (argmax(&truth), argmax(told));
+                let (class, predicted) = (argmax(target), argmax(told));
                 // Both are below the number of outputs.
                 let _ = confusion.add(class, predicted);
                 calibration.add(told[predicted], class == predicted);
@@ -147,9 +147,4 @@ impl Tally {
             }
         }
     }
-}
-
-/// The place of the largest value, the first of equals.
-fn argmax(values: &[f64]) -> usize {
-    (1..values.len()).fold(0, |best, i| if values[i] > values[best] { i } else { best })
 }

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::heads::{HeadKind, LinearHead};
 
 /// A value with its interval over resampled blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// On all blocks.
     pub value: f64,
@@ -35,7 +35,7 @@ pub struct Metric {
 }
 
 /// Whether a candidate replaces the head in force, and why not.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
     /// It does: the lower bound of the gain is above 0.
@@ -104,18 +104,16 @@ fn name_of<S: Serializer>(kind: &HeadKind, to: S) -> Result<S::Ok, S::Error> {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Accepted => write!(f, "accepted"),
-            Self::NotBetter { gain } => write!(f, "kept as it was: the gain of {gain:+} may be noise"),
+            Self::Accepted => write!(f, "accepted: better on labels that it was not fitted on"),
+            Self::NotBetter { .. } => write!(f, "kept as it was: the gain may be noise"),
             Self::TooFewBlocks { blocks, needed } => {
                 write!(f, "kept as it was: labels from {blocks} stretches of time, {needed} are needed")
             }
             Self::TooFewLabels { labels, needed } => {
                 write!(f, "kept as it was: {labels} labels, {needed} are needed")
             }
-            Self::OneClass => write!(f, "kept as it was: all labels say the same expression"),
-            Self::Unnamed => {
-                write!(f, "not fitted: the bundle has no such head and its labels have no names")
-            }
+            Self::OneClass => write!(f, "kept as it was: all labels say the same"),
+            Self::Unnamed => write!(f, "not fitted: the bundle has no such head"),
         }
     }
 }

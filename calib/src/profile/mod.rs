@@ -9,6 +9,8 @@ mod disk;
 mod name;
 mod state;
 
+use std::env;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,23 @@ const LOCK: &str = ".lock";
 const NEXT: &str = "next.tmp";
 const PREFIX: &str = "state-";
 const SUFFIX: &str = ".profile";
+
+/// Name of the profiles' folder in the [`state_dir`].
+pub const FOLDER: &str = "profiles";
+
+/// The folder in which programs keep what outlives them, unless they are told of another: where systemd or the user's
+/// session keeps such things.
+pub fn state_dir() -> PathBuf {
+    let folder = |variable: &str| {
+        let paths = env::var_os(variable)?;
+        // systemd may name several.
+        env::split_paths(&paths).next().filter(|path| !path.as_os_str().is_empty())
+    };
+    folder("STATE_DIRECTORY")
+        .or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance")))
+        .or_else(|| Some(folder("HOME")?.join(".local/state/semblance")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/semblance"))
+}
 
 /// Why a profile could not be read or written.
 #[derive(Debug, Error)]
@@ -119,6 +138,12 @@ pub struct Damaged {
     pub path: PathBuf,
     /// How it was noticed.
     pub reason: String,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is damaged ({}): the state before it is used", self.path.display(), self.reason)
+    }
 }
 
 /// A user's newest sound state.

@@ -58,7 +58,7 @@ const WARM_UP_FRAMES: u64 = 10;
 
 /// The whole way of a frame; returns the time that all took.
 fn bench_pipeline(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
-    let mut pipeline = args.pipeline.open()?;
+    let mut pipeline = args.pipeline.open(&args.pipeline.bundle()?)?;
     let never = AtomicBool::new(false);
     let mut measure = |frames: u64| -> anyhow::Result<Stats> {
         let shared = Shared::default();

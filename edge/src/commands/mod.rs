@@ -51,11 +51,10 @@ enum FinderArg {
 }
 
 impl PipelineArgs {
-    pub(crate) fn open(&self) -> anyhow::Result<Pipeline> {
-        let bundle = self.bundle()?;
+    pub(crate) fn open(&self, bundle: &Bundle) -> anyhow::Result<Pipeline> {
         let at = || bundle.dir().display().to_string();
-        let follower = Follower::from_bundle(&bundle, &self.follow_options()).with_context(at)?;
-        Ok(Pipeline::new(&bundle, follower)?)
+        let follower = Follower::from_bundle(bundle, &self.follow_options()).with_context(at)?;
+        Ok(Pipeline::new(bundle, follower)?)
     }
 
     pub(crate) fn bundle(&self) -> anyhow::Result<Bundle> {
@@ -80,19 +79,9 @@ pub(crate) struct StateArgs {
 }
 
 impl StateArgs {
-    /// The folder asked for, or where systemd or the user's session keeps such things.
+    /// The folder asked for, or the usual one.
     pub(crate) fn dir(&self) -> PathBuf {
-        let folder = |variable: &str| {
-            let paths = std::env::var_os(variable)?;
-            // systemd may name several.
-            std::env::split_paths(&paths).next().filter(|path| !path.as_os_str().is_empty())
-        };
-        self.state_dir
-            .clone()
-            .or_else(|| folder("STATE_DIRECTORY"))
-            .or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance")))
-            .or_else(|| Some(folder("HOME")?.join(".local/state/semblance")))
-            .unwrap_or_else(|| PathBuf::from("/var/lib/semblance"))
+        self.state_dir.clone().unwrap_or_else(semblance_calib::profile::state_dir)
     }
 }
 

@@ -197,7 +197,7 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let bundle = args.pipeline.bundle()?;
     let pipeline = args
         .user
-        .apply(args.pipeline.open()?, &bundle, &args.http.state_dir())?
+        .apply(args.pipeline.open(&bundle)?, &bundle, &args.http.state_dir())?
         .with_landmarks(args.landmarks)
         .with_embeddings(args.record.is_some())
         .with_smoothing(smoothing);

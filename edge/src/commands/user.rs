@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use semblance_calib::profile::{Profiles, UserName};
+use semblance_calib::profile::{FOLDER, Profiles, UserName};
 use semblance_edge::pipeline::Pipeline;
 use semblance_face::Bundle;
 
@@ -33,11 +33,10 @@ impl UserArgs {
         state_dir: &Path,
     ) -> anyhow::Result<Pipeline> {
         let Some(user) = &self.user else { return Ok(pipeline) };
-        let profiles = Profiles::new(self.profiles.clone().unwrap_or_else(|| state_dir.join("profiles")));
+        let profiles = Profiles::new(self.profiles.clone().unwrap_or_else(|| state_dir.join(FOLDER)));
         let opened = profiles.open(user)?;
         for damaged in opened.iter().flat_map(|opened| &opened.damaged) {
-            let (path, reason) = (damaged.path.display(), &damaged.reason);
-            log::warn!("{path} is damaged ({reason}): the state before it is used");
+            log::warn!("{damaged}");
         }
         let state = match &opened {
             None => {

@@ -232,8 +232,8 @@ impl Monitor {
                 ailments.push(format!("output {}: {problem}", output.name));
             }
         }
-        if let Some(reason) = telemetry.source.undecodable() {
-            ailments.push(format!("source: no frame can be decoded: {reason}"));
+        if let Some(undecodable) = telemetry.source.undecodable() {
+            ailments.push(format!("source: {undecodable}"));
         }
         if let Some((who, silent)) = telemetry.hanging() {
             ailments.push(format!("{} has been stuck for {} s", who.name(), silent.as_secs()));
@@ -246,7 +246,7 @@ impl Monitor {
 fn told(detail: &str, undecodable: Option<String>) -> String {
     let detail = url::public_in(detail);
     match undecodable {
-        Some(reason) => format!("{detail}: no frame can be decoded: {reason}"),
+        Some(undecodable) => format!("{detail}: {undecodable}"),
         None => detail,
     }
 }

@@ -1,22 +1,47 @@
 //! JSON lines: one object a face a frame.
 
+use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+
+use serde::Serialize;
 
 use super::{File, Sink, SinkError};
 use crate::prediction::FrameReport;
 
-/// Writes one JSON object a line.
-pub struct JsonlSink {
+/// JSON objects, one a line, on their way to a file or to standard output.
+pub(super) struct Lines {
     name: String,
     out: BufWriter<Box<dyn Write + Send>>,
 }
 
-impl std::fmt::Debug for JsonlSink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("JsonlSink").field(&self.name).finish()
+impl fmt::Debug for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lines").field(&self.name).finish()
     }
 }
+
+impl Lines {
+    pub(super) fn open(file: Option<&Path>, append: bool) -> Result<Self, SinkError> {
+        let File { name, out, .. } = File::open(file, append)?;
+        Ok(Self { name, out: BufWriter::new(out) })
+    }
+
+    pub(super) fn write(&mut self, object: &impl Serialize) -> Result<(), SinkError> {
+        serde_json::to_writer(&mut self.out, object)
+            .map_err(io::Error::from)
+            .and_then(|()| self.out.write_all(b"\n"))
+            .map_err(|e| SinkError::writing(&self.name, e))
+    }
+
+    pub(super) fn flush(&mut self) -> Result<(), SinkError> {
+        self.out.flush().map_err(|e| SinkError::writing(&self.name, e))
+    }
+}
+
+/// Writes one prediction a line.
+#[derive(Debug)]
+pub struct JsonlSink(Lines);
 
 impl JsonlSink {
     /// Opens the file, or standard output; a file that is there is replaced, or continued where `append` is set.
@@ -24,23 +49,16 @@ impl JsonlSink {
     /// # Errors
     /// [`SinkError::Io`] where the file cannot be created.
     pub fn open(file: Option<&Path>, append: bool) -> Result<Self, SinkError> {
-        let File { name, out, .. } = File::open(file, append)?;
-        Ok(Self { name, out: BufWriter::new(out) })
+        Ok(Self(Lines::open(file, append)?))
     }
 }
 
 impl Sink for JsonlSink {
     fn write(&mut self, report: &FrameReport) -> Result<(), SinkError> {
-        for prediction in &report.faces {
-            serde_json::to_writer(&mut self.out, prediction)
-                .map_err(io::Error::from)
-                .and_then(|()| self.out.write_all(b"\n"))
-                .map_err(|e| SinkError::writing(&self.name, e))?;
-        }
-        Ok(())
+        report.faces.iter().try_for_each(|prediction| self.0.write(prediction))
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
-        self.out.flush().map_err(|e| SinkError::writing(&self.name, e))
+        self.0.flush()
     }
 }

@@ -1,25 +1,17 @@
 //! Recordings: predictions with the embeddings that they were made of, from which heads can be fitted later.
 
-use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use serde::Serialize;
 
-use super::{File, Sink, SinkError};
+use super::jsonl::Lines;
+use super::{Sink, SinkError};
 use crate::prediction::{FrameReport, Prediction};
 
 /// Writes one JSON object a face a frame: the prediction and its `embedding`. No picture can be had from it, but it tells
 /// people apart: on Unix only its owner may read the file.
-pub struct RecordSink {
-    name: String,
-    out: BufWriter<Box<dyn Write + Send>>,
-}
-
-impl std::fmt::Debug for RecordSink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("RecordSink").field(&self.name).finish()
-    }
-}
+#[derive(Debug)]
+pub struct RecordSink(Lines);
 
 #[derive(Serialize)]
 struct Row<'a> {
@@ -34,30 +26,25 @@ impl RecordSink {
     /// # Errors
     /// [`SinkError::Io`] where it cannot be created or be made the owner's alone.
     pub fn open(file: &Path, append: bool) -> Result<Self, SinkError> {
-        let File { name, out, .. } = File::open(Some(file), append)?;
+        let lines = Lines::open(Some(file), append)?;
         #[cfg(unix)]
         if file.is_file() {
             use std::os::unix::fs::PermissionsExt;
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))
-                .map_err(|source| SinkError::Io { to: name.clone(), source })?;
+                .map_err(|source| SinkError::Io { to: file.display().to_string(), source })?;
         }
-        Ok(Self { name, out: BufWriter::new(out) })
+        Ok(Self(lines))
     }
 }
 
 impl Sink for RecordSink {
     fn write(&mut self, report: &FrameReport) -> Result<(), SinkError> {
         let values = report.embeddings.len() / report.faces.len().max(1);
-        for (prediction, embedding) in report.faces.iter().zip(report.embeddings.chunks(values.max(1))) {
-            serde_json::to_writer(&mut self.out, &Row { prediction, embedding })
-                .map_err(io::Error::from)
-                .and_then(|()| self.out.write_all(b"\n"))
-                .map_err(|e| SinkError::writing(&self.name, e))?;
-        }
-        Ok(())
+        let mut rows = report.faces.iter().zip(report.embeddings.chunks(values.max(1)));
+        rows.try_for_each(|(prediction, embedding)| self.0.write(&Row { prediction, embedding }))
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
-        self.out.flush().map_err(|e| SinkError::writing(&self.name, e))
+        self.0.flush()
     }
 }
