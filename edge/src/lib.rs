@@ -23,3 +23,4 @@ pub mod smooth;
 pub mod source;
 pub mod stats;
 pub mod telemetry;
+pub mod users;

@@ -13,6 +13,7 @@ use crate::prediction::{
 use crate::smooth::{OneEuro, Smoother};
 use crate::source::Capture;
 use crate::stats::{FrameTimes, Stage};
+use crate::users::InForce;
 
 /// Why a pipeline could not be built or a frame not be processed.
 #[derive(Debug, Error)]
@@ -51,15 +52,13 @@ pub struct Pipeline {
     follower: Follower,
     aligner: Aligner,
     encoder: Encoder,
-    heads: Heads,
+    in_force: Arc<InForce>,
     crop: Vec<u8>,
     embedding: Vec<f32>,
     landmarks_wanted: bool,
     embeddings_wanted: bool,
     has_landmarks: bool,
     bundle: String,
-    user: Option<Arc<str>>,
-    adapted: bool,
     smoother: Option<Smoother>,
 }
 
@@ -93,32 +92,21 @@ impl Pipeline {
             embeddings_wanted: false,
             has_landmarks: bundle.landmarks_onnx().is_some(),
             bundle: manifest.name.clone(),
-            user: None,
-            adapted: false,
             smoother: None,
             aligner: Aligner::new(manifest.crop, spec.side_px),
             encoder,
             crop: vec![0; side * side * 3],
             embedding: vec![0.0; spec.embedding_size],
-            heads,
+            in_force: Arc::new(InForce::new(heads)),
         })
     }
 
-    /// Takes every face for this user's, and reads it with the user's own heads where there are some.
-    ///
-    /// # Errors
-    /// [`PipelineError::Embedding`] where those read embeddings of another size.
-    pub fn with_user(mut self, user: &str, heads: Option<Heads>) -> Result<Self, PipelineError> {
-        self.user = Some(user.into());
-        if let Some(heads) = heads {
-            if heads.dim() != self.heads.dim() {
-                let file = format!("the profile of '{user}'");
-                let (heads, encoder) = (heads.dim(), self.heads.dim());
-                return Err(PipelineError::Embedding { file, heads, encoder });
-            }
-            (self.heads, self.adapted) = (heads, true);
-        }
-        Ok(self)
+    /// Reads faces with what is in force there, and takes them for the user of there. The heads are over this encoder's
+    /// embeddings.
+    #[must_use]
+    pub fn reading(mut self, in_force: Arc<InForce>) -> Self {
+        self.in_force = in_force;
+        self
     }
 
     /// Whether predictions carry the 68 landmarks, where the bundle finds them.
@@ -144,15 +132,14 @@ impl Pipeline {
 
     /// What its predictions can hold.
     pub fn labels(&self) -> Labels {
-        let of = |kind| self.heads.get(kind).map_or_else(Vec::new, |head| head.labels().to_vec());
-        Labels {
+        let mut labels = Labels {
             bundle: self.bundle.clone(),
-            expression: of(HeadKind::Expression),
-            valence_arousal: self.heads.get(HeadKind::ValenceArousal).is_some(),
-            au: of(HeadKind::ActionUnits),
             pose: self.has_landmarks,
             landmarks: self.has_landmarks && self.landmarks_wanted,
-        }
+            ..Labels::default()
+        };
+        labels.take_from(&self.in_force.now().heads);
+        labels
     }
 
     /// Frames from one run of the finder to the next, from the next frame on.
@@ -180,6 +167,7 @@ impl Pipeline {
         report.taken = capture.taken;
         report.faces.clear();
         report.embeddings.clear();
+        let reading = self.in_force.now();
         let (faces, spent) = self.follower.update(frame)?;
         let find = start.elapsed();
         times.clear();
@@ -201,7 +189,7 @@ impl Pipeline {
             let align = face_start.elapsed();
             self.encoder.embed(&self.crop, &mut self.embedding)?;
             let embed = face_start.elapsed() - align;
-            let mut told = read_heads(&self.heads, &self.embedding);
+            let mut told = read_heads(&reading.heads, &self.embedding);
             let mut pose = face
                 .landmarks
                 .and_then(|found| head_pose(&found.points, size[0], size[1]))
@@ -221,7 +209,7 @@ impl Pipeline {
                 t: frame.t_secs,
                 frame: frame.index,
                 track: face.id,
-                user: self.user.clone(),
+                user: reading.user.clone(),
                 bbox: [b.x, b.y, b.w, b.h].map(tenth),
                 score: face.score,
                 pose: pose.map(|p| Pose { yaw: tenth(p.yaw), pitch: tenth(p.pitch), roll: tenth(p.roll) }),
@@ -233,7 +221,7 @@ impl Pipeline {
                 valence: told.valence_arousal.map(|[valence, _]| valence),
                 arousal: told.valence_arousal.map(|[_, arousal]| arousal),
                 au: told.au,
-                adapted: self.adapted,
+                adapted: reading.adapted,
                 smoothing: self.smoother.as_ref().map(|_| OneEuro::NAME),
                 truth: capture.truth,
                 ms: StageMillis {

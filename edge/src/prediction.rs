@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
-use semblance_calib::{MAX_LABELS, argmax};
+use semblance_calib::{HeadKind, Heads, MAX_LABELS, argmax};
 use semblance_face::landmarks::LANDMARKS;
 use serde::Serialize;
 use serde::ser::{SerializeMap, SerializeStruct, Serializer};
@@ -25,6 +25,16 @@ pub struct Labels {
     pub pose: bool,
     /// Whether there are landmarks: the bundle finds them and they are wanted.
     pub landmarks: bool,
+}
+
+impl Labels {
+    /// Takes over what these heads tell.
+    pub fn take_from(&mut self, heads: &Heads) {
+        let of = |kind| heads.get(kind).map_or_else(Vec::new, |head| head.labels().to_vec());
+        self.expression = of(HeadKind::Expression);
+        self.valence_arousal = heads.get(HeadKind::ValenceArousal).is_some();
+        self.au = of(HeadKind::ActionUnits);
+    }
 }
 
 /// Everything about one frame, handed to every sink as it is. It holds no pixels.

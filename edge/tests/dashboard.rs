@@ -13,12 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use semblance_calib::profile::{Profiles, State};
+use semblance_calib::{HeadKind, Heads, LinearHead};
 use semblance_edge::http::{About, HttpOptions, Server};
 use semblance_edge::prediction::{
     ExpressionPrediction, FrameReport, Labels, Prediction, Scores, StageMillis,
 };
 use semblance_edge::run::Shared;
 use semblance_edge::telemetry::SourceState;
+use semblance_edge::users::Users;
+use semblance_face::Bundle;
 use serde_json::{Value, json};
 use serving::Serving;
 
@@ -313,6 +317,64 @@ fn play(shared: &Shared, labels: &Labels, stop: &AtomicBool) {
     }
 }
 
+/// Heads that tell these labels.
+fn heads_of(labels: &Labels) -> Heads {
+    let head = |kind: HeadKind, labels: Vec<String>| {
+        let rows = labels.len();
+        (kind, LinearHead::new(kind.name(), labels, 1, vec![0.0; rows], vec![0.0; rows]).unwrap())
+    };
+    let both = vec!["valence".to_owned(), "arousal".to_owned()];
+    let heads = [
+        head(HeadKind::Expression, labels.expression.clone()),
+        head(HeadKind::ValenceArousal, both),
+        head(HeadKind::ActionUnits, labels.au.clone()),
+    ];
+    Heads::new(1, heads).unwrap()
+}
+
+#[test]
+fn whose_face_it_is_is_chosen_from_those_that_are_known() {
+    let Some(browser) = Browser::start() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap();
+    let state = State {
+        bundle: bundle.manifest().encoder.file.sha256.clone(),
+        heads: Heads::from_safetensors(bundle.heads_safetensors()).unwrap(),
+        correction: None,
+        labelled: None,
+        saved_unix_secs: 1,
+        reason: String::new(),
+        report: String::new(),
+    };
+    for user in ["ada", "bob"] {
+        Profiles::new(dir.path()).save(&user.parse().unwrap(), &state, None).unwrap();
+    }
+    let profiles = dir.path().to_str().unwrap();
+    let serving =
+        Serving::start("127.0.0.1", &["--max-fps", "10", "--user", "carol", "--profiles", profiles]);
+    browser.open(&url(serving.addr));
+    wait_until_live(&browser);
+    let offered = "[...document.querySelector('#user').options].map(o => o.textContent).join()";
+    browser.wait_for(&format!("{offered} === 'Anybody,ada,bob,carol (no profile)'"));
+    assert_eq!(browser.evaluate("document.querySelector('#user').value"), "carol");
+    let choose = |name: &str| {
+        let script = format!(
+            "(() => {{ const s = document.querySelector('#user'); s.value = '{name}'; s.dispatchEvent(new Event('change')); }})()"
+        );
+        browser.evaluate(&script);
+    };
+    choose("bob");
+    browser.wait_for("document.querySelector('#who').textContent === 'bob, adapted'");
+    assert_eq!(serving.state()["user"], "bob");
+    browser.wait_for(&format!("{offered} === 'Anybody,ada,bob'"));
+    choose("");
+    browser.wait_for("document.querySelector('#who').textContent.startsWith('Face ')");
+    // Somebody else chooses: the page follows.
+    serving::send("put", serving.addr, "/v1/user", &[], r#"{"user":"ada"}"#);
+    browser.wait_for("document.querySelector('#user').value === 'ada'");
+    assert_eq!(browser.console(), [Value::Null; 0]);
+}
+
 #[test]
 fn every_head_of_a_bundle_is_shown_and_absent_ones_are_named() {
     let Some(browser) = Browser::start() else { return };
@@ -327,13 +389,9 @@ fn every_head_of_a_bundle_is_shown_and_absent_ones_are_named() {
     };
     let shared = Arc::new(Shared::default());
     let options = HttpOptions::new("127.0.0.1:0".parse().unwrap());
-    let about = About {
-        version: "0.0.0".to_owned(),
-        source: "a test".to_owned(),
-        labels: labels.clone(),
-        user: None,
-    };
-    let server = Server::start(&options, Arc::clone(&shared), about).unwrap();
+    let about = About { version: "0.0.0".to_owned(), source: "a test".to_owned(), labels: labels.clone() };
+    let nobody = Users::new(heads_of(&labels), "", Profiles::new("/nowhere"));
+    let server = Server::start(&options, Arc::clone(&shared), about, Arc::new(nobody)).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| play(&shared, &labels, &stop));

@@ -11,13 +11,16 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use semblance_calib::Heads;
+use semblance_calib::profile::Profiles;
 use semblance_edge::http::{About, HttpOptions, Limits, Server};
 use semblance_edge::hub::Overflow;
 use semblance_edge::prediction::{FrameReport, Prediction, StageMillis};
 use semblance_edge::run::Shared;
 use semblance_edge::telemetry::SourceState;
+use semblance_edge::users::Users;
 use serde_json::{Value, json};
-use serving::{Answer, Serving, SseClient, ask, connect, edge, exchange, get, request};
+use serving::{Answer, Serving, SseClient, ask, connect, edge, exchange, get, request, send};
 
 const SPEC: &str = include_str!("../src/http/openapi.json");
 
@@ -26,7 +29,8 @@ fn start_here(limits: Limits) -> (Server, Arc<Shared>, SocketAddr) {
     let shared = Arc::new(Shared::default());
     let options = HttpOptions { limits, ..HttpOptions::new("127.0.0.1:0".parse().unwrap()) };
     let about = About { version: "0.0.0".to_owned(), ..About::default() };
-    let server = Server::start(&options, Arc::clone(&shared), about).unwrap();
+    let nobody = Users::new(Heads::new(1, []).unwrap(), "", Profiles::new("/nowhere"));
+    let server = Server::start(&options, Arc::clone(&shared), about, Arc::new(nobody)).unwrap();
     let addr = server.local_addr();
     (server, shared, addr)
 }
@@ -62,13 +66,21 @@ impl Spec {
         self.0["paths"].as_object().unwrap().keys().cloned().collect()
     }
 
-    fn statuses(&self, path: &str) -> BTreeSet<u16> {
-        let responses = self.0["paths"][path]["get"]["responses"].as_object().unwrap();
-        responses.keys().map(|status| status.parse().unwrap()).collect()
+    /// Path, method and status of everything that is described.
+    fn answers(&self) -> Vec<(String, String, u16)> {
+        let mut all = Vec::new();
+        for (path, methods) in self.0["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                for status in operation["responses"].as_object().unwrap().keys() {
+                    all.push((path.clone(), method.clone(), status.parse().unwrap()));
+                }
+            }
+        }
+        all
     }
 
-    fn response(&self, path: &str, status: u16) -> &Value {
-        let response = &self.0["paths"][path]["get"]["responses"][status.to_string()];
+    fn response(&self, method: &str, path: &str, status: u16) -> &Value {
+        let response = &self.0["paths"][path][method]["responses"][status.to_string()];
         match response["$ref"].as_str() {
             Some(to) => self.0.pointer(to.strip_prefix('#').unwrap()).unwrap(),
             None => response,
@@ -84,9 +96,9 @@ impl Spec {
     }
 
     /// An answer is as described: status, headers, type, and what it holds.
-    fn assert_describes(&self, path: &str, answer: &Answer) {
-        let what = format!("{path} {}", answer.status);
-        let response = self.response(path, answer.status);
+    fn assert_describes(&self, method: &str, path: &str, answer: &Answer) {
+        let what = format!("{method} {path} {}", answer.status);
+        let response = self.response(method, path, answer.status);
         assert!(response.is_object(), "{what} is not described: {answer:?}");
         for name in response["headers"].as_object().into_iter().flatten().map(|(name, _)| name) {
             assert!(answer.header(name).is_some(), "{what} lacks {name}: {answer:?}");
@@ -103,6 +115,18 @@ impl Spec {
     }
 }
 
+/// What a request's body can be.
+struct Bodies {
+    method: &'static str,
+    path: &'static str,
+    good: &'static str,
+    /// It has the form that is asked for, and cannot be done.
+    unusable: &'static str,
+}
+
+const BODIES: [Bodies; 1] =
+    [Bodies { method: "put", path: "/v1/user", good: r#"{"user":null}"#, unusable: r#"{"user":"../ada"}"# }];
+
 #[test]
 fn every_path_and_status_is_as_described_and_nothing_else_is_served() {
     let spec = Spec(serde_json::from_str(SPEC).unwrap());
@@ -115,45 +139,60 @@ fn every_path_and_status_is_as_described_and_nothing_else_is_served() {
     open.wait_for_frames();
     assert_eq!(get(open.addr, "/openapi.json", &[]).json(), spec.0);
 
-    for path in spec.paths() {
-        for status in spec.statuses(&path) {
-            let asked = |addr, headers: &[(&str, &str)]| get(addr, &path, headers);
-            let answer = match status {
-                200 => asked(open.addr, &[]),
-                303 => get(guarded.addr, &format!("{path}?token={token}"), &[]),
-                400 => ask(open.addr, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap(),
-                401 => asked(guarded.addr, &[]),
-                403 => asked(open.addr, &[("Origin", "https://evil.example")]),
-                405 => {
-                    ask(open.addr, &request("POST", open.addr, &path, &[("Content-Length", "0")])).unwrap()
-                }
-                413 => asked(open.addr, &[("Content-Length", "70000")]),
-                421 => asked(open.addr, &[("Host", "evil.example")]),
-                429 => asked(strict, &[]),
-                503 => asked(ill, &[]),
-                other => panic!("{path}: this test does not know how to get {other}"),
-            };
-            assert_eq!(answer.status, status, "{path}: {answer:?}");
-            spec.assert_describes(&path, &answer);
-            for (name, value) in [
-                ("x-content-type-options", "nosniff"),
-                ("x-frame-options", "DENY"),
-                ("referrer-policy", "no-referrer"),
-                ("cross-origin-resource-policy", "same-origin"),
-                ("cache-control", "no-store"),
-            ] {
-                assert_eq!(answer.header(name), Some(value), "{path} {status}");
-            }
-            let policy = answer.header("content-security-policy").unwrap();
-            assert!(
-                policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
-                "{policy}"
-            );
-            assert!(answer.header("access-control-allow-origin").is_none());
+    let not_a_folder = open.dir.path().join("file");
+    fs::write(&not_a_folder, "").unwrap();
+    let broken =
+        Serving::start("127.0.0.1", &["--max-fps", "5", "--profiles", not_a_folder.to_str().unwrap()]);
+
+    for (path, method, status) in spec.answers() {
+        let body = BODIES.iter().find(|body| (body.method, body.path) == (method.as_str(), path.as_str()));
+        let sent = |addr, headers: &[(&str, &str)], body| send(&method, addr, &path, headers, body);
+        let good = body.map_or("", |body| body.good);
+        let asked = |addr, headers: &[(&str, &str)]| sent(addr, headers, good);
+        let answer = match status {
+            200 => asked(open.addr, &[]),
+            303 => get(guarded.addr, &format!("{path}?token={token}"), &[]),
+            400 if body.is_some() => sent(open.addr, &[], "{"),
+            400 => ask(open.addr, format!("GET {path} HTTP/1.1\r\n\r\n").as_bytes()).unwrap(),
+            401 => asked(guarded.addr, &[]),
+            403 => asked(open.addr, &[("Origin", "https://evil.example")]),
+            405 => send("delete", open.addr, &path, &[], ""),
+            413 => ask(
+                open.addr,
+                &request(&method.to_uppercase(), open.addr, &path, &[("Content-Length", "70000")]),
+            )
+            .unwrap(),
+            415 => sent(open.addr, &[("Content-Type", "text/plain")], good),
+            421 => asked(open.addr, &[("Host", "evil.example")]),
+            422 => sent(open.addr, &[], body.unwrap().unusable),
+            429 => asked(strict, &[]),
+            500 => asked(broken.addr, &[]),
+            503 => asked(ill, &[]),
+            other => panic!("{path}: this test does not know how to get {other}"),
+        };
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+        spec.assert_describes(&method, &path, &answer);
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("cache-control", "no-store"),
+        ] {
+            assert_eq!(answer.header(name), Some(value), "{path} {status}");
         }
-        let with_token = get(guarded.addr, &path, &[("Authorization", &format!("Bearer {token}"))]);
-        assert_eq!(with_token.status, 200, "{path}");
-        spec.assert_describes(&path, &with_token);
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(
+            policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"),
+            "{policy}"
+        );
+        assert!(answer.header("access-control-allow-origin").is_none());
+        if status == 200 {
+            let bearer = format!("Bearer {token}");
+            let with_token = asked(guarded.addr, &[("Authorization", &bearer)]);
+            assert_eq!(with_token.status, 200, "{path}");
+            spec.assert_describes(&method, &path, &with_token);
+        }
     }
 
     let nowhere = get(open.addr, "/v1/nothing", &[]);
@@ -167,7 +206,7 @@ fn every_path_and_status_is_as_described_and_nothing_else_is_served() {
     assert_eq!(routed, spec.paths(), "what is routed is described, and the other way round");
 
     // Events, each kind against its schema.
-    let kinds = &spec.response("/v1/stream", 200)["x-events"];
+    let kinds = &spec.response("get", "/v1/stream", 200)["x-events"];
     let mut seen = BTreeMap::new();
     for (kind, data) in SseClient::open(open.addr, "/v1/stream").take(60) {
         let data: Value = serde_json::from_str(&data).unwrap();
@@ -183,6 +222,38 @@ fn every_path_and_status_is_as_described_and_nothing_else_is_served() {
     spec.assert_valid(&kinds[&kind], &serde_json::from_str(&data).unwrap(), &kind);
     assert_eq!(data, r#"{"t":0.0,"frame":7,"faces":0}"#);
     assert_eq!(get(ill, "/v1/stream?events=everything", &[]).status, 400);
+}
+
+#[test]
+fn a_body_is_read_only_where_it_is_what_is_asked_for() {
+    let serving = Serving::start("127.0.0.1", &["--max-fps", "5"]);
+    let put = |headers: &[(&str, &str)], body: &str| send("put", serving.addr, "/v1/user", headers, body);
+    let user = || serving.state()["user"].clone();
+    for (body, expected) in [
+        (r#"{"user":"ada"}"#, 200),
+        (r#"{}"#, 400),
+        (r#"{"user":"bob","admin":true}"#, 400),
+        (r#"{"user":7}"#, 400),
+        (r#"{"user":"bob"}{"#, 400),
+        ("\"bob\"", 400),
+        (r#"{"user":"Bob"}"#, 422),
+        (r#"{"user":""}"#, 422),
+        (r#"{"user":"con"}"#, 422),
+    ] {
+        let answer = put(&[], body);
+        assert_eq!(answer.status, expected, "{body}: {answer:?}");
+        assert_eq!(user(), "ada", "{body}");
+    }
+    // What a page of another site can send without being asked.
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""] {
+        assert_eq!(put(&[("Content-Type", kind)], r#"{"user":null}"#).status, 415, "{kind}");
+    }
+    let long = format!(r#"{{"user":null{}}}"#, " ".repeat(65_536));
+    assert_eq!(put(&[], &long).status, 413);
+    assert_eq!(put(&[("Origin", "https://evil.example")], r#"{"user":null}"#).status, 403);
+    assert_eq!(user(), "ada");
+    assert_eq!(put(&[("Content-Type", "Application/JSON; charset=utf-8")], r#"{"user":null}"#).status, 200);
+    assert_eq!(user(), Value::Null);
 }
 
 #[test]
@@ -395,7 +466,10 @@ fn strangers_names_and_origins_are_refused() {
     assert_eq!(friend.header("access-control-allow-origin"), Some("https://friend.example"));
     let ask_before = [("Origin", "https://friend.example"), ("Access-Control-Request-Method", "GET")];
     let before = ask(addr, &request("OPTIONS", addr, "/v1/state", &ask_before)).unwrap();
-    assert_eq!((before.status, before.header("access-control-allow-headers")), (204, Some("Authorization")));
+    assert_eq!(
+        (before.status, before.header("access-control-allow-headers")),
+        (204, Some("Authorization, Content-Type"))
+    );
 }
 
 #[test]

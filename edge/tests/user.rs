@@ -11,8 +11,8 @@ use std::path::Path;
 use semblance_calib::profile::{Profiles, State};
 use semblance_calib::{HeadKind, Heads, LinearHead};
 use semblance_face::Bundle;
-use serde_json::Value;
-use serving::edge;
+use serde_json::{Value, json};
+use serving::{Serving, SseClient, edge, send};
 
 fn run(profiles: &Path, user: &str) -> (Vec<Value>, String) {
     let run =
@@ -29,23 +29,21 @@ fn said(objects: &[Value]) -> Vec<Value> {
     objects.iter().map(|object| object["expression"].clone()).collect()
 }
 
-#[test]
-fn a_profile_is_in_force_until_it_is_rolled_back_and_a_stranger_is_read_by_the_shipped_heads() {
-    let dir = tempfile::tempdir().unwrap();
-    let (stranger, message) = run(dir.path(), "ada");
-    assert!(message.contains("'ada' has no profile yet"), "{message}");
-    assert!(stranger.len() >= 8 && stranger.iter().all(|o| o["user"] == "ada" && o["adapted"] == false));
+fn bundle() -> Bundle {
+    Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap()
+}
 
-    let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap();
-    let shipped = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
+/// Heads that see one expression in every face.
+fn always(expression: &str, shipped: &Heads) -> Heads {
     let head = shipped.expression().unwrap();
-    // Heads that see surprise in every face.
-    let bias = head.labels().iter().map(|label| if label == "surprise" { 50.0 } else { 0.0 }).collect();
+    let bias = head.labels().iter().map(|label| if label == expression { 50.0 } else { 0.0 }).collect();
     let biased =
-        LinearHead::new("expression", head.labels().to_vec(), head.dim(), head.weight().to_vec(), bias)
-            .unwrap();
-    let biased = Heads::new(head.dim(), [(HeadKind::Expression, biased)]).unwrap();
-    let state = |heads: &Heads, bundle: &str| State {
+        LinearHead::new("expression", head.labels().to_vec(), head.dim(), head.weight().to_vec(), bias);
+    Heads::new(head.dim(), [(HeadKind::Expression, biased.unwrap())]).unwrap()
+}
+
+fn state(heads: &Heads, bundle: &str) -> State {
+    State {
         bundle: bundle.to_owned(),
         heads: heads.clone(),
         correction: None,
@@ -53,7 +51,19 @@ fn a_profile_is_in_force_until_it_is_rolled_back_and_a_stranger_is_read_by_the_s
         saved_unix_secs: 1,
         reason: "test".to_owned(),
         report: String::new(),
-    };
+    }
+}
+
+#[test]
+fn a_profile_is_in_force_until_it_is_rolled_back_and_a_stranger_is_read_by_the_shipped_heads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stranger, message) = run(dir.path(), "ada");
+    assert!(message.contains("'ada' has no profile yet"), "{message}");
+    assert!(stranger.len() >= 8 && stranger.iter().all(|o| o["user"] == "ada" && o["adapted"] == false));
+
+    let bundle = bundle();
+    let shipped = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
+    let biased = always("surprise", &shipped);
     let profiles = Profiles::new(dir.path());
     let ada = "ada".parse().unwrap();
     let encoder = &bundle.manifest().encoder.file.sha256;
@@ -90,4 +100,55 @@ fn a_profile_is_in_force_until_it_is_rolled_back_and_a_stranger_is_read_by_the_s
         message.contains("damaged") && before.iter().all(|o| o["expression"]["label"] == "surprise"),
         "{message}"
     );
+}
+
+#[test]
+fn another_user_is_chosen_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = bundle();
+    let shipped = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
+    let encoder = &bundle.manifest().encoder.file.sha256;
+    let profiles = Profiles::new(dir.path());
+    for (name, expression) in [("ada", "surprise"), ("bob", "fear")] {
+        profiles.save(&name.parse().unwrap(), &state(&always(expression, &shipped), encoder), None).unwrap();
+    }
+    let serving = Serving::start(
+        "127.0.0.1",
+        &["--max-fps", "25", "--user", "ada", "--profiles", dir.path().to_str().unwrap()],
+    );
+    let choose = |user: Value| {
+        let answer = send("put", serving.addr, "/v1/user", &[], &json!({ "user": user }).to_string());
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()
+    };
+    let next = || -> Value {
+        let mut events = SseClient::open(serving.addr, "/v1/stream?events=prediction");
+        // The first ones may have been made before.
+        events.by_ref().take(3).for_each(drop);
+        serde_json::from_str(&events.next().unwrap().1).unwrap()
+    };
+    let seen = next();
+    assert_eq!((&seen["user"], &seen["expression"]["label"]), (&json!("ada"), &json!("surprise")));
+    let answer = choose(json!("bob"));
+    assert_eq!(answer, json!({ "user": "bob", "adapted": true, "known": ["ada", "bob"], "notes": [] }));
+    let seen = next();
+    assert_eq!((&seen["user"], &seen["expression"]["label"]), (&json!("bob"), &json!("fear")));
+    assert_eq!((&serving.state()["user"], &serving.state()["adapted"]), (&json!("bob"), &json!(true)));
+    let answer = choose(json!("carol"));
+    assert!(answer["notes"][0].as_str().unwrap().contains("'carol' has no profile yet"), "{answer}");
+    assert_eq!((&next()["user"], &next()["adapted"]), (&json!("carol"), &json!(false)));
+    choose(Value::Null);
+    let seen = next();
+    assert_eq!((seen.get("user"), &seen["adapted"]), (None, &json!(false)));
+    // No frame was read with one user's name and another's heads.
+    let lines = fs::read_to_string(serving.jsonl()).unwrap();
+    let whole = lines.rsplit_once('\n').unwrap().0;
+    for line in whole.lines() {
+        let seen: Value = serde_json::from_str(line).unwrap();
+        match seen["user"].as_str() {
+            Some("ada") => assert_eq!(seen["expression"]["label"], "surprise"),
+            Some("bob") => assert_eq!(seen["expression"]["label"], "fear"),
+            _ => assert_eq!(seen["adapted"], false),
+        }
+    }
 }

@@ -451,9 +451,7 @@ impl<D: Disk> Profiles<D> {
     /// What is in a folder; nothing where it does not exist.
     fn list(&self, dir: &Path) -> Result<Vec<Entry>, ProfileError> {
         match self.disk.list(dir) {
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                Ok(Vec::new())
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             listed => listed.map_err(at(dir)),
         }
     }

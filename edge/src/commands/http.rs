@@ -9,6 +9,7 @@ use clap::Args;
 use semblance_edge::http::{self, About, HttpError, HttpOptions, Server};
 use semblance_edge::logging::tell;
 use semblance_edge::run::Shared;
+use semblance_edge::users::Users;
 
 use super::StateArgs;
 
@@ -24,7 +25,7 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "NAME", env = "SEMBLANCE_HTTP_HOST", value_delimiter = ',')]
     http_host: Vec<String>,
 
-    /// An origin (scheme, host and port as a browser has them) whose pages may read from the server; may be given several times
+    /// An origin (scheme, host and port as a browser has them) whose pages may use the server; may be given several times
     #[arg(long, value_name = "ORIGIN", env = "SEMBLANCE_CORS", value_delimiter = ',')]
     cors: Vec<String>,
 
@@ -71,6 +72,7 @@ impl HttpArgs {
         live: bool,
         shared: &Arc<Shared>,
         about: About,
+        users: &Arc<Users>,
     ) -> anyhow::Result<Option<Server>> {
         let (addr, asked) = match self.http {
             Some(HttpChoice::At(addr)) => (addr, true),
@@ -84,7 +86,7 @@ impl HttpArgs {
             keeps_run: asked,
             ..HttpOptions::new(addr)
         };
-        let server = match Server::start(&options, Arc::clone(shared), about) {
+        let server = match Server::start(&options, Arc::clone(shared), about, Arc::clone(users)) {
             Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
                 log::warn!("no dashboard: {error}");
                 return Ok(None);

@@ -195,9 +195,11 @@ pub(crate) struct Opened<'a> {
 pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
     let bundle = args.pipeline.bundle()?;
+    let users = Arc::new(args.user.open(&bundle, &args.http.state_dir())?);
     let pipeline = args
-        .user
-        .apply(args.pipeline.open(&bundle)?, &bundle, &args.http.state_dir())?
+        .pipeline
+        .open(&bundle)?
+        .reading(Arc::clone(users.in_force()))
         .with_landmarks(args.landmarks)
         .with_embeddings(args.record.is_some())
         .with_smoothing(smoothing);
@@ -216,10 +218,9 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         source: semblance_face::url::public(&args.source),
         labels: labels.clone(),
-        user: args.user.name(),
     };
     // Before any file is touched: where its address is taken, this may be a second one of the same run.
-    let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about)?;
+    let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about, &users)?;
     let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
     let append = again || (is_live && args.play_fps.is_none());
     let mut opened: Vec<(Box<dyn Sink>, Subscription)> = Vec::new();

@@ -2,15 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
+use semblance_calib::Heads;
 use semblance_calib::profile::{FOLDER, Profiles, UserName};
-use semblance_edge::pipeline::Pipeline;
+use semblance_edge::users::Users;
 use semblance_face::Bundle;
 
 /// The user.
 #[derive(Debug, Args)]
 pub(crate) struct UserArgs {
-    /// Whose face it is: predictions carry the name, and are made by the heads that calib fitted to this person
+    /// Whose face it is: predictions carry the name, and are made by the heads that calib fitted to this person. The dashboard
+    /// can choose another
     #[arg(long, value_name = "NAME", env = "SEMBLANCE_USER")]
     user: Option<UserName>,
 
@@ -20,41 +23,14 @@ pub(crate) struct UserArgs {
 }
 
 impl UserArgs {
-    pub(crate) fn name(&self) -> Option<String> {
-        self.user.as_ref().map(ToString::to_string)
-    }
-
-    /// Gives a pipeline the user's heads. Where there is no profile, or it is for another encoder, the shipped heads stay,
-    /// and that is told: a person who is not known yet is read, too.
-    pub(crate) fn apply(
-        &self,
-        pipeline: Pipeline,
-        bundle: &Bundle,
-        state_dir: &Path,
-    ) -> anyhow::Result<Pipeline> {
-        let Some(user) = &self.user else { return Ok(pipeline) };
+    /// The device's users, with the one that was asked for chosen. What should be known of that is logged.
+    pub(crate) fn open(&self, bundle: &Bundle, state_dir: &Path) -> anyhow::Result<Users> {
+        let manifest = bundle.manifest();
+        let at = || bundle.dir().join(&manifest.heads.file).display().to_string();
+        let shipped = Heads::from_safetensors(bundle.heads_safetensors()).with_context(at)?;
         let profiles = Profiles::new(self.profiles.clone().unwrap_or_else(|| state_dir.join(FOLDER)));
-        let opened = profiles.open(user)?;
-        for damaged in opened.iter().flat_map(|opened| &opened.damaged) {
-            log::warn!("{damaged}");
-        }
-        let state = match &opened {
-            None => {
-                log::warn!("'{user}' has no profile yet: the shipped heads are used");
-                None
-            }
-            Some(opened) => match opened.for_bundle(&bundle.manifest().encoder.file.sha256) {
-                Ok(state) => Some(state),
-                Err(error) => {
-                    log::warn!("{error}: the shipped heads are used");
-                    None
-                }
-            },
-        };
-        let heads = state.map(|state| match &state.correction {
-            Some(correction) => correction.fold(&state.heads),
-            None => Ok(state.heads.clone()),
-        });
-        Ok(pipeline.with_user(user.as_str(), heads.transpose()?)?)
+        let users = Users::new(shipped, &manifest.encoder.file.sha256, profiles);
+        users.choose(self.user.as_ref())?.iter().for_each(|note| log::warn!("{note}"));
+        Ok(users)
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Context, metrics, page, preview, security, stream};
+use super::{Context, metrics, page, preview, security, stream, user};
 
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -21,6 +23,7 @@ pub(super) fn router(context: &Arc<Context>) -> Router {
         .route("/v1/stream", get(stream::stream))
         .route("/v1/preview.mjpg", get(preview::preview))
         .route("/v1/state", get(state))
+        .route("/v1/user", get(user::read).put(user::choose))
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(healthz))
         .route("/openapi.json", get(openapi))
@@ -34,6 +37,38 @@ pub(super) fn router(context: &Arc<Context>) -> Router {
 /// An error as clients get it: one sentence.
 pub(super) fn error(status: StatusCode, sentence: &str) -> Response {
     (status, Json(json!({ "error": sentence }))).into_response()
+}
+
+/// An error of the program as a sentence.
+pub(super) fn sentence(error: &(dyn std::error::Error + 'static)) -> String {
+    let text = semblance_face::describe(error);
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
+/// A request's body: one JSON object, said to be one. A page of another site cannot send that without having asked first.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Response> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        let essence = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/json") {
+            let sentence = "Send the body as JSON, with 'Content-Type: application/json'.";
+            return Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, sentence));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
+            let too_long = rejection.status() == StatusCode::PAYLOAD_TOO_LARGE;
+            let sentence =
+                if too_long { "The request's body is too long." } else { "The request's body broke off." };
+            error(rejection.status(), sentence)
+        })?;
+        let said =
+            |e| error(StatusCode::BAD_REQUEST, &format!("The request's body is not what is asked for: {e}."));
+        serde_json::from_slice(&bytes).map(Self).map_err(said)
+    }
 }
 
 async fn state(State(context): State<Arc<Context>>) -> Response {
@@ -64,6 +99,6 @@ async fn not_found(uri: Uri) -> Response {
 async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     error(
         StatusCode::METHOD_NOT_ALLOWED,
-        &format!("{} cannot be asked to {method}: only GET works.", uri.path()),
+        &format!("{} cannot be asked to {method}: /openapi.json tells what it can.", uri.path()),
     )
 }

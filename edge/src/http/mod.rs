@@ -11,6 +11,7 @@ mod security;
 mod state;
 mod stream;
 mod token;
+mod user;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
 use crate::run::Shared;
+use crate::users::Users;
 
 pub use security::Limits;
 pub use state::About;
@@ -47,7 +49,7 @@ pub struct HttpOptions {
     pub state_dir: Option<PathBuf>,
     /// Names by which the server may be called, besides `localhost` and its addresses.
     pub allowed_hosts: Vec<String>,
-    /// Origins, as `https://example.org`, whose pages may read from this server.
+    /// Origins, as `https://example.org`, whose pages may use this server.
     pub cors_origins: Vec<String>,
     /// Whether the server counts as an output: whether the run goes on when every other output's reader has gone.
     pub keeps_run: bool,
@@ -114,6 +116,7 @@ pub enum HttpError {
 #[derive(Debug)]
 struct Context {
     monitor: Monitor,
+    users: Arc<Users>,
     events: Events,
     preview: preview::Frames,
     guard: Guard,
@@ -136,11 +139,17 @@ const SEND_BUFFER: u32 = 128 * 1024;
 const BACKLOG: u32 = 256;
 
 impl Server {
-    /// Listens, and answers from then on. Predictions come from `shared`'s hub, to which it subscribes as `http`.
+    /// Listens, and answers from then on. Predictions come from `shared`'s hub, to which it subscribes as `http`; which of the
+    /// `users` they are of can be chosen through it.
     ///
     /// # Errors
     /// [`HttpError`].
-    pub fn start(options: &HttpOptions, shared: Arc<Shared>, about: About) -> Result<Self, HttpError> {
+    pub fn start(
+        options: &HttpOptions,
+        shared: Arc<Shared>,
+        about: About,
+        users: Arc<Users>,
+    ) -> Result<Self, HttpError> {
         let token_file = match &options.state_dir {
             _ if options.addr.ip().is_loopback() => None,
             Some(dir) => Some(dir.join(token::FILE)),
@@ -165,7 +174,8 @@ impl Server {
             shared.hub.watch("http", stream::QUEUE)
         };
         let context = Arc::new(Context {
-            monitor: Monitor::new(Arc::clone(&shared), about),
+            monitor: Monitor::new(Arc::clone(&shared), about, Arc::clone(users.in_force())),
+            users,
             events: Events::default(),
             preview: preview::Frames::default(),
             guard,

@@ -16,6 +16,7 @@ use crate::prediction::Labels;
 use crate::run::Shared;
 use crate::stats::Stats;
 use crate::telemetry::{SourceState, process_started};
+use crate::users::InForce;
 
 /// What a run is, as far as it does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,10 +25,8 @@ pub struct About {
     pub version: String,
     /// The source as it was asked for.
     pub source: String,
-    /// What predictions can hold, and the bundle's name.
+    /// What predictions can hold, and the bundle's name; what the heads tell is taken from those in force.
     pub labels: Labels,
-    /// Whose face is predicted on, where that was said.
-    pub user: Option<String>,
 }
 
 /// Rates are taken over so many samples, one a second.
@@ -57,6 +56,7 @@ struct Window {
 pub(super) struct Monitor {
     shared: Arc<Shared>,
     about: About,
+    in_force: Arc<InForce>,
     samples: Mutex<VecDeque<Sample>>,
     window: Mutex<Window>,
     /// Width and height of the latest frame, in one word; 0 before there is one.
@@ -68,8 +68,9 @@ pub(super) struct State<'a> {
     version: &'a str,
     uptime_s: f64,
     bundle: &'a str,
-    labels: &'a Labels,
-    user: Option<&'a str>,
+    labels: Labels,
+    user: Option<Arc<str>>,
+    adapted: bool,
     source: Source,
     frames: u64,
     faces: u64,
@@ -110,9 +111,10 @@ struct FailedOutput {
 }
 
 impl Monitor {
-    pub(super) fn new(shared: Arc<Shared>, about: About) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, about: About, in_force: Arc<InForce>) -> Self {
         let window = Window { told: Stats::default(), next: Stats::default(), next_began: Instant::now() };
-        Self { shared, about, samples: Mutex::default(), window: window.into(), size: AtomicU64::new(0) }
+        let (samples, size) = (Mutex::default(), AtomicU64::new(0));
+        Self { shared, about, in_force, samples, window: window.into(), size }
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -170,12 +172,16 @@ impl Monitor {
         let latency_ms = serde_json::to_value(Stages(&recent)).unwrap_or_default();
         let (state, detail) = telemetry.source.state();
         let size = self.size.load(Ordering::Relaxed);
+        let reading = self.in_force.now();
+        let mut labels = about.labels.clone();
+        labels.take_from(&reading.heads);
         State {
             version: &about.version,
             uptime_s: process_started().elapsed().as_millis() as f64 / 1000.0,
             bundle: &about.labels.bundle,
-            labels: &about.labels,
-            user: about.user.as_deref(),
+            labels,
+            user: reading.user.clone(),
+            adapted: reading.adapted,
             source: Source {
                 spec: about.source.clone(),
                 state,
@@ -261,10 +267,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn monitor(shared: &Arc<Shared>) -> Monitor {
+        let heads = semblance_calib::Heads::new(1, []).unwrap();
+        Monitor::new(Arc::clone(shared), About::default(), Arc::new(InForce::new(heads)))
+    }
+
     #[test]
     fn a_run_is_ill_while_its_source_or_an_output_is() {
         let shared = Arc::new(Shared::default());
-        let monitor = Monitor::new(Arc::clone(&shared), About::default());
+        let monitor = monitor(&shared);
         let source = &shared.telemetry.source;
         assert!(monitor.ailments()[0].contains("starting"));
         source.set(SourceState::Live, "demo");
@@ -282,7 +293,7 @@ mod tests {
     #[test]
     fn rates_are_those_of_late() {
         let shared = Arc::new(Shared::default());
-        let monitor = Monitor::new(Arc::clone(&shared), About::default());
+        let monitor = monitor(&shared);
         assert_eq!(monitor.rates(), [0.0; 2]);
         monitor.sample();
         shared.telemetry.stats().frames += 50;

@@ -179,6 +179,21 @@ pub fn get(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Answer {
     ask(addr, &request("GET", addr, path, headers)).unwrap()
 }
 
+/// A request with a body of JSON, unless `headers` says of what.
+pub fn send(method: &str, addr: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let length = body.len().to_string();
+    let mut all = headers.to_vec();
+    if !body.is_empty() {
+        all.push(("Content-Length", &length));
+        if !headers.iter().any(|(name, _)| *name == "Content-Type") {
+            all.push(("Content-Type", "application/json"));
+        }
+    }
+    let mut bytes = request(&method.to_uppercase(), addr, path, &all);
+    bytes.extend(body.as_bytes());
+    ask(addr, &bytes).unwrap()
+}
+
 /// Events of a stream: kind and data of each, comments as kind `:`. Read through an HTTP client of another make.
 pub struct SseClient(BufReader<ureq::BodyReader<'static>>);
 
