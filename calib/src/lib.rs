@@ -5,6 +5,7 @@
 
 pub mod adapt;
 pub mod bundle;
+pub mod candidate;
 pub mod dataset;
 pub mod fit;
 pub mod heads;
@@ -13,6 +14,7 @@ mod linalg;
 pub mod metrics;
 pub mod profile;
 pub mod recording;
+pub mod session;
 pub mod temporal;
 mod validate;
 

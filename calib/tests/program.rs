@@ -87,7 +87,7 @@ fn a_person_is_learned_kept_shown_undone_carried_and_forgotten() {
     assert!(dry["state"].is_null() && dry["labels"] == 420);
     assert!(desk.failure(&["show"]).contains("nobody has one"));
     let text = desk.text(&fit);
-    assert!(text.contains("expression: accepted") && text.contains("state 1"), "{text}");
+    assert!(text.contains("expression: accepted") && text.contains("state 2"), "{text}");
     let expression = &dry["heads"][0];
     let accuracy =
         expression["metrics"].as_array().unwrap().iter().find(|m| m["name"] == "accuracy").unwrap();
@@ -101,14 +101,20 @@ fn a_person_is_learned_kept_shown_undone_carried_and_forgotten() {
     // Of the first ones 256 are kept.
     assert!(desk.text(&fit).contains("676 labels, 420 of them new"));
     let history = desk.text(&["show"]);
-    assert!(history.contains("state 2") && history.contains("labels kept"), "{history}");
+    assert!(history.contains("state 3") && history.contains("labels kept"), "{history}");
     let picture = desk.path("ada.svg");
     desk.text(&["show", "--svg", &picture]);
     assert!(fs::read_to_string(&picture).unwrap().contains("accuracy"));
     desk.text(&["rollback"]);
     assert_eq!(heads("ada"), first, "bit by bit");
     let states: Value = serde_json::from_str(&desk.text(&["show", "--json"])).unwrap();
-    assert_eq!((&states["state"], states["states"].as_array().unwrap().len()), (&json!(3), 3));
+    assert_eq!((&states["state"], states["states"].as_array().unwrap().len()), (&json!(4), 4));
+    // The very first fit can be undone, too: the shipped heads are a state of their own.
+    let untouched = Shipped::open(&shipped()).unwrap().heads;
+    desk.text(&["rollback", "--to", "1"]);
+    assert_eq!(heads("ada"), untouched);
+    desk.text(&["rollback", "--to", "4"]);
+    assert_eq!(heads("ada"), first);
 
     let file = desk.path("ada.profile");
     desk.text(&["export", "--out", &file]);

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use semblance_calib::bundle::Shipped;
+use semblance_calib::profile::now_unix_secs;
 
-use super::{ProfileArgs, now_unix_secs};
+use super::ProfileArgs;
 
 #[derive(Debug, Args)]
 pub(crate) struct RollbackArgs {

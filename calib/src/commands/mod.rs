@@ -6,7 +6,6 @@ pub(crate) mod plot;
 pub(crate) mod show;
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use semblance_calib::profile::{self, Opened, Profiles, UserName};
@@ -37,9 +36,4 @@ impl ProfileArgs {
         }
         Ok(opened)
     }
-}
-
-/// Seconds since 1970 (UTC).
-pub(crate) fn now_unix_secs() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -13,6 +13,7 @@ use std::env;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 
@@ -53,6 +54,11 @@ pub fn state_dir() -> PathBuf {
         .or_else(|| Some(folder("XDG_STATE_HOME")?.join("semblance")))
         .or_else(|| Some(folder("HOME")?.join(".local/state/semblance")))
         .unwrap_or_else(|| PathBuf::from("/var/lib/semblance"))
+}
+
+/// Now, in seconds since 1970 (UTC).
+pub fn now_unix_secs() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Why a profile could not be read or written.
