@@ -142,9 +142,10 @@ def ours(arguments, precision):
     command = [arguments.trainer, "bench", "--json", "--data", arguments.data, "--backbone", arguments.backbone]
     command += ["--method", "simclr", "--side-px", str(arguments.side_px), "--batch", str(arguments.batch)]
     command += ["--steps", str(arguments.steps), "--precision", precision, "--cache", arguments.cache]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     if result.returncode != 0:
-        sys.exit(f"{' '.join(command)}: failed")
+        said = result.stderr.decode(errors="replace").strip().splitlines()
+        sys.exit(f"{' '.join(command)}: {said[-1] if said else 'failed'}")
     return json.loads(result.stdout)
 
 

@@ -19,8 +19,8 @@ Of $SEMBLANCE_DATA, these are read where they are there:
   the second half of the video: ytf/NAME/V/0001.jpg and on, frame F of the first half as F + 1, of the second as F + 6.
 
 What time passes between frames of ytf is not known. `--fps 2` takes two successive numbers to be half a second apart, and the
-second half to begin 2.5 s after the first. So TimeAug (within 1 s) reaches two frames on either side, and HardNeg (3 s and
-more) from the first frames of a video to its last.
+second half to begin 2.5 s after the first. So TimeAug (whose probability falls to nothing at 1 s) reaches one frame on either
+side, and HardNeg (3 s and more) from the first frames of a video to its last.
 """
 
 import argparse

@@ -60,8 +60,8 @@ impl Default for AugmentConfig {
 }
 
 impl AugmentConfig {
-    /// The first setting that makes no sense, in words.
-    pub fn problem(&self) -> Option<String> {
+    /// The first setting that makes no sense for views of `side_px` pixels a side, in words.
+    pub fn problem(&self, side_px: u32) -> Option<String> {
         let shares = [
             ("mask_p", self.mask_p),
             ("flip_p", self.flip_p),
@@ -83,6 +83,10 @@ impl AugmentConfig {
         }
         if self.blur_kernel < 1 || self.blur_kernel % 2 == 0 {
             return Some(format!("blur_kernel = {} is not odd and positive", self.blur_kernel));
+        }
+        // Beyond, an edge cannot be reflected.
+        if self.blur_kernel / 2 >= i64::from(side_px) {
+            return Some(format!("blur_kernel = {} is too wide for views of {side_px} px", self.blur_kernel));
         }
         None
     }

@@ -129,10 +129,13 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
     let mut kept = None;
     let load = rate(&mut |_, _| Ok(()))?.0;
     let data = rate(&mut |batch, step| {
-        let views = engine.views(batch, &batch.to_unit(device), step, 0);
-        // Reading one value waits for the device.
-        let _ = views.first.double_value(&[0, 0, 0, 0]);
-        kept = Some(views);
+        let pictures = batch.to_unit(device);
+        for part in 0..config.accumulate {
+            let views = engine.views(batch, &pictures, step, part);
+            // Reading one value waits for the device.
+            let _ = views.first.double_value(&[0, 0, 0, 0]);
+            kept = Some(views);
+        }
         Ok(())
     })?
     .0;

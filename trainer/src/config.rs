@@ -26,7 +26,8 @@ pub fn layered<T: DeserializeOwned>(path: Option<&Path>, overrides: toml::Table)
 /// # Errors
 /// Names the setting that is not known or makes no sense.
 pub fn parse<T: DeserializeOwned>(table: toml::Table, origin: &str) -> anyhow::Result<T> {
-    let one_line = |e: toml::de::Error| anyhow::anyhow!("{}", e.message().replace('\n', " "));
+    // Of all that it tells, only `Display` has the key.
+    let one_line = |e: toml::de::Error| anyhow::anyhow!("{}", e.to_string().trim().replace('\n', " "));
     toml::Value::Table(table).try_into().map_err(one_line).with_context(|| origin.to_owned())
 }
 

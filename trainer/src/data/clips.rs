@@ -21,6 +21,9 @@ pub enum Law {
     Uniform,
     /// Rises linearly up to T1.
     Rising,
+    /// As SSLFER's own code has it: nothing nearer than a third of T1, there 1, falling linearly to 1/5 at T1. With
+    /// `t1_secs = 1.5` these are its offsets of 2 to 6 frames at 4 frames a second, with weights of 5, 4, 3, 2 and 1.
+    Apart,
 }
 
 impl Law {
@@ -30,6 +33,8 @@ impl Law {
             Self::Falling => 1.0 - share,
             Self::Uniform => 1.0,
             Self::Rising => share,
+            Self::Apart if share < 1.0 / 3.0 => 0.0,
+            Self::Apart => 1.4 - 1.2 * share,
         }
     }
 }
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn positives_follow_their_law() {
         let times = quarters(21);
-        for law in [Law::Falling, Law::Uniform, Law::Rising] {
+        for law in [Law::Falling, Law::Uniform, Law::Rising, Law::Apart] {
             let (_dir, clips) =
                 clips(&[("a", &times), ("b", &[0.0])], Timing { law, t1_secs: 1.25, ..Timing::default() });
             let mut rng = ChaCha8Rng::seed_from_u64(1);
@@ -306,6 +311,7 @@ mod tests {
                     Law::Falling => 1.0 - share,
                     Law::Uniform => 1.0,
                     Law::Rising => share,
+                    Law::Apart => [0.0, 0.92, 0.68, 0.44, 0.2][(5.0 * share).round() as usize - 1],
                 }
             };
             let sum: f64 = (0..21).map(weight).sum();
@@ -314,6 +320,16 @@ mod tests {
                 let deviation = (expected * (1.0 - expected) / DRAWS as f64).sqrt();
                 assert!((count - expected).abs() <= 5.0 * deviation, "{law:?} {i}: {count} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn apart_has_the_weights_of_the_authors_code() {
+        // Offsets of 2 to 6 frames at 4 frames a second, within 1.5 s.
+        let weights =
+            [1, 2, 3, 4, 5, 6].map(|frames| 5.0 * Law::Apart.weight(f64::from(frames) * 0.25 / 1.5));
+        for (weight, expected) in weights.into_iter().zip([0.0, 5.0, 4.0, 3.0, 2.0, 1.0]) {
+            assert!((weight - expected).abs() < 1e-9, "{weights:?}");
         }
     }
 

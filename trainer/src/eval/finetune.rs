@@ -70,7 +70,7 @@ impl Default for FinetuneConfig {
 }
 
 impl FinetuneConfig {
-    fn check(&self) -> anyhow::Result<()> {
+    fn check(&self, side_px: u32) -> anyhow::Result<()> {
         ensure!(self.epochs > 0, "epochs = {} is not above 0", self.epochs);
         ensure!(self.batch > 1, "batch = {} is not above 1", self.batch);
         ensure!(self.lr.is_finite() && self.lr > 0.0, "lr = {} is not above 0", self.lr);
@@ -79,7 +79,7 @@ impl FinetuneConfig {
             "label_smoothing = {} is outside [0, 1)",
             self.label_smoothing
         );
-        match self.augment.problem() {
+        match self.augment.problem(side_px) {
             Some(problem) => bail!("augment: {problem}"),
             None => Ok(()),
         }
@@ -111,7 +111,7 @@ pub fn finetune(
     split: Split,
     out: Option<&Path>,
 ) -> anyhow::Result<Report> {
-    config.check()?;
+    config.check(loaded.side_px)?;
     let classes = classes(store)?;
     let (indices, labels) = labelled(store, Split::Train, &classes);
     let steps_an_epoch = (indices.len() / config.batch) as i64;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -42,6 +42,9 @@ const OFF: AugmentConfig = AugmentConfig {
 /// configured, its partners in time, and somebody else's picture mixed and swapped with it.
 pub(super) fn sheet(store: Store, config: &PretrainConfig, rows: u32, seed: u64) -> anyhow::Result<RgbImage> {
     let dir = store.dir().display().to_string();
+    if let Some(problem) = config.augment.problem(TILE_PX) {
+        bail!("augment: {problem}, as the sheet has");
+    }
     let clips = Clips::new(vec![store], config.pairs.timing)?;
     ensure!(!clips.is_empty(), "{dir}: no frame is for training");
     let pictures = Pictures::new(clips, TILE_PX, CachePlan::OFF)?;

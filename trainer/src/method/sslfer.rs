@@ -1,5 +1,8 @@
 //! SSLFER (Shu et al. 2022): SimCLR whose pairs are drawn by TimeAug, HardNeg and FaceSwap ([`crate::data::PairConfig`])
 //! and whose false negatives are cancelled by MaskFN.
+//!
+//! The paper's equations 1 and 2, as printed, leave the positive out of the denominator. Our default keeps it, as SimCLR, which the
+//! paper builds on, and a cross-entropy over similarities have it; [`super::Denominator`] offers both.
 
 use std::path::PathBuf;
 

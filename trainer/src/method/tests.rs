@@ -178,7 +178,22 @@ fn variable(vs: &nn::VarStore, name: &str) -> Tensor {
 fn moco_has_the_gradient_of_its_loss_and_none_through_the_keys() {
     let (vs, method) = moco();
     let views = views(2);
+    // The keys are the momentum encoder's alone: it is another one, and then has what the queries' encoder had.
+    let same = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-12;
+    let as_queries = |views: &Views| {
+        let swapped = Views { first: views.second.shallow_clone(), ..views.shallow_clone() };
+        no_grad(|| method.queries(&swapped, &ALONE))
+    };
+    assert!(same(&method.keys(&views, &ALONE), &as_queries(&views)), "both begin alike");
+    no_grad(|| {
+        for (_, mut weight) in vs.variables().into_iter().filter(|(name, _)| name.starts_with("key.")) {
+            let noise = weight.rand_like() * 0.1;
+            weight += noise;
+        }
+    });
     let keys = method.keys(&views, &ALONE);
+    assert!(!same(&keys, &as_queries(&views)));
+    assert!(same(&keys, &method.keys(&views, &ALONE)));
     compare_slopes(&vs, || method.contrast_with(&views, &keys, &ALONE).loss);
     for (name, variable) in vs.variables() {
         if name.starts_with("key.") || name == "queue" {

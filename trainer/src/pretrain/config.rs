@@ -223,7 +223,7 @@ impl PretrainConfig {
         ensure!(self.checkpoint_epochs > 0, "checkpoint_epochs = {} is not above 0", self.checkpoint_epochs);
         ensure!(self.std.iter().all(|s| *s > 0.0), "std = {:?} is not above 0", self.std);
         self.check_switches()?;
-        match (self.augment.problem(), self.pairs.problem()) {
+        match (self.augment.problem(self.side_px), self.pairs.problem()) {
             (Some(problem), _) => bail!("augment: {problem}"),
             (None, Some(problem)) => bail!("pairs: {problem}"),
             (None, None) => Ok(()),
@@ -243,6 +243,14 @@ impl PretrainConfig {
         ensure!(
             count == 0 || self.method == Method::Sslfer,
             "--mask-fn {count}: {method} does not cancel false negatives; --method sslfer does"
+        );
+        let others = 2 * (self.batch / self.accumulate) as i64 - 4;
+        ensure!(
+            count <= others.max(0),
+            "--mask-fn {count}: of a batch of {} (in parts: {}) at most {} views are somebody else's",
+            self.batch,
+            self.accumulate,
+            others.max(0)
         );
         ensure!(
             !self.pairs.hard_neg || self.method.has_negatives_in_batch(),

@@ -333,7 +333,7 @@ fn copies(vs: &nn::VarStore) -> Vec<(String, Tensor)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::method::{Method, SimSiamConfig};
+    use crate::method::{ByolConfig, Method, MocoConfig, SimSiamConfig};
     use crate::optim::Rule;
 
     fn engine(accumulate: usize) -> Engine {
@@ -376,6 +376,69 @@ mod tests {
         let average = once.average.iter().find(|(name, _)| name == "encoder.stem.conv.weight").unwrap();
         let expected = before * 0.9 + after * 0.1;
         assert!((&average.1 - expected).abs().max().double_value(&[]) < 1e-6);
+    }
+
+    /// The copy's weight after a step is that before, drawn towards the new one by as much as the schedule says.
+    fn assert_follows(engine: &Engine, before: &Tensor, copy: &str, momentum: f64) {
+        let now = |name: &str| engine.vs.variables()[name].detach();
+        let expected = before * momentum + now("encoder.stem.conv.weight") * (1.0 - momentum);
+        let copy = now(copy);
+        assert!((&copy - &expected).abs().max().double_value(&[]) < 1e-6);
+        assert!((&copy - before).abs().max().double_value(&[]) > 1e-7, "it follows");
+    }
+
+    fn engine_of(method: Method) -> Engine {
+        let config = PretrainConfig {
+            method,
+            side_px: 32,
+            batch: 4,
+            epochs: 1,
+            optimizer: Rule::Sgd,
+            lr: 0.5,
+            precision: crate::nets::Precision::F32,
+            moco: MocoConfig { queue: 6, momentum: 0.9 },
+            byol: ByolConfig { momentum: 0.9, ..ByolConfig::default() },
+            ..PretrainConfig::default()
+        };
+        Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap()
+    }
+
+    #[test]
+    fn a_step_moves_byols_target_by_its_schedule() {
+        let mut engine = engine_of(Method::Byol);
+        for step in [0, 4] {
+            let before = engine.vs.variables()["target.encoder.stem.conv.weight"].detach().copy();
+            let views = views();
+            let _ = engine.learn(step, false, |_, _| views.shallow_clone()).unwrap();
+            // Grill et al. 2020, section 3.1, with K = 10 steps in all.
+            let progress = (step + 1) as f64 / 10.0;
+            let momentum = 1.0 - 0.1 * ((std::f64::consts::PI * progress).cos() + 1.0) / 2.0;
+            assert_follows(&engine, &before, "target.encoder.stem.conv.weight", momentum);
+        }
+    }
+
+    #[test]
+    fn a_step_moves_mocos_keys_and_queues_them() {
+        let mut engine = engine_of(Method::Moco);
+        let name = "key.encoder.stem.conv.weight";
+        let queue = |engine: &Engine| engine.vs.variables()["queue"].detach().copy();
+        for turn in 0..2 {
+            let (before, old) = (engine.vs.variables()[name].detach().copy(), queue(&engine));
+            let views = views();
+            let _ = engine.learn(turn, false, |_, _| views.shallow_clone()).unwrap();
+            assert_follows(&engine, &before, name, 0.9);
+            // Four keys a step in a queue of six.
+            let changed: Vec<bool> = Vec::try_from(
+                (queue(&engine) - old).abs().sum_dim_intlist([1].as_slice(), false, None).gt(0.0),
+            )
+            .unwrap();
+            let expected = if turn == 0 {
+                [true, true, true, true, false, false]
+            } else {
+                [true, true, false, false, true, true]
+            };
+            assert_eq!(changed, expected);
+        }
     }
 
     #[test]

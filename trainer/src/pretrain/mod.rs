@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use tch::Device;
+use anyhow::{Context, bail, ensure};
+use tch::{Cuda, Device};
 
 pub use config::{PretrainArgs, PretrainConfig, Recipe, SettingArgs, Switches};
 pub use engine::{Engine, Measured, Outcome};
@@ -94,7 +94,7 @@ pub fn pretrain(
     );
     let steps = Steps { batch: config.batch, seed: config.seed, part: (group.rank(), world) };
     let device = match training_device() {
-        Device::Cuda(_) => Device::Cuda(group.local_rank()),
+        Device::Cuda(_) => Device::Cuda(own_gpu(group.local_rank(), Cuda::device_count())?),
         device => device,
     };
     let data: Vec<_> = clips.stores().iter().map(StoreMark::of).collect();
@@ -185,6 +185,17 @@ fn check_data(config: &PretrainConfig, clips: &Clips, reach: Reach) -> anyhow::R
 }
 
 /// What the training frames have for the switches, in a line.
+/// The GPU of the process with this number on its machine: that of the same number, or the only one that it may see.
+fn own_gpu(local_rank: usize, gpus: i64) -> anyhow::Result<usize> {
+    match usize::try_from(gpus) {
+        Ok(1) => Ok(0),
+        Ok(gpus) if local_rank < gpus => Ok(local_rank),
+        _ => bail!(
+            "local rank {local_rank} has no GPU of its own among {gpus}: start at most as many processes as there are GPUs"
+        ),
+    }
+}
+
 fn told(clips: &Clips, reach: Reach) -> String {
     let Timing { t1_secs, t2_secs, .. } = clips.timing();
     let Reach { near, far, landmarks, identities } = reach;
@@ -221,7 +232,8 @@ struct Run<'a> {
     steps_an_epoch: i64,
     first: i64,
     started: Instant,
-    /// Time that the device had nothing to do because the next batch was not there.
+    /// Time that was waited for the next batch. A GPU may still be busy with the step before: it is the most that it had nothing
+    /// to do.
     waited: Duration,
     early_memory_mb: Option<f64>,
     probe: Option<(OnlineProbe, i64)>,
