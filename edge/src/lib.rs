@@ -9,6 +9,7 @@ pub mod check;
 pub mod governor;
 pub mod http;
 pub mod hub;
+pub mod learn;
 pub mod logging;
 pub mod mailbox;
 mod memory;

@@ -116,7 +116,7 @@ impl Pipeline {
         self
     }
 
-    /// Whether reports carry embeddings.
+    /// Whether reports carry embeddings, and how bright the faces are.
     #[must_use]
     pub fn with_embeddings(mut self, wanted: bool) -> Self {
         self.embeddings_wanted = wanted;
@@ -167,6 +167,7 @@ impl Pipeline {
         report.taken = capture.taken;
         report.faces.clear();
         report.embeddings.clear();
+        report.light.clear();
         let reading = self.in_force.now();
         let (faces, spent) = self.follower.update(frame)?;
         let find = start.elapsed();
@@ -203,6 +204,7 @@ impl Pipeline {
             times.record(Stage::Heads, heads);
             if self.embeddings_wanted {
                 report.embeddings.extend_from_slice(&self.embedding);
+                report.light.push(brightness(&self.crop));
             }
             let b = face.bbox;
             report.faces.push(Prediction {
@@ -276,6 +278,12 @@ pub fn read_heads(heads: &Heads, embedding: &[f32]) -> Told {
         Scores::new(head.shared_labels(), &buffer[..count])
     });
     Told { expression, valence_arousal, au }
+}
+
+/// Mean of all channels of all pixels, from 0 to 1.
+fn brightness(rgb: &[u8]) -> f32 {
+    let sum: u32 = rgb.iter().map(|&v| u32::from(v)).sum();
+    sum as f32 / (255.0 * rgb.len().max(1) as f32)
 }
 
 /// To a tenth: finer than what is known of a pixel or a degree.

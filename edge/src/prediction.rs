@@ -52,6 +52,8 @@ pub struct FrameReport {
     pub faces: Vec<Prediction>,
     /// What the encoder made of each face, `[faces, values]`; empty where nobody asked for it.
     pub embeddings: Vec<f32>,
+    /// How bright each face's crop is, from 0 for black to 1 for white; empty where `embeddings` is.
+    pub light: Vec<f32>,
 }
 
 impl Default for FrameReport {
@@ -63,6 +65,7 @@ impl Default for FrameReport {
             taken: Instant::now(),
             faces: Vec::new(),
             embeddings: Vec::new(),
+            light: Vec::new(),
         }
     }
 }

@@ -80,6 +80,21 @@ impl Users {
         &self.in_force
     }
 
+    /// The shipped heads, which labels are for and a fit starts from.
+    pub fn shipped(&self) -> &Heads {
+        &self.shipped
+    }
+
+    /// SHA-256 of the encoder.
+    pub fn encoder(&self) -> &str {
+        &self.encoder
+    }
+
+    /// Their profiles.
+    pub fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
     /// The users that have a profile, in order.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use semblance_calib::profile::{Profiles, State};
 use semblance_calib::{HeadKind, Heads, LinearHead};
 use semblance_edge::http::{About, HttpOptions, Server};
+use semblance_edge::learn::Learner;
 use semblance_edge::prediction::{
     ExpressionPrediction, FrameReport, Labels, Prediction, Scores, StageMillis,
 };
@@ -391,7 +392,8 @@ fn every_head_of_a_bundle_is_shown_and_absent_ones_are_named() {
     let options = HttpOptions::new("127.0.0.1:0".parse().unwrap());
     let about = About { version: "0.0.0".to_owned(), source: "a test".to_owned(), labels: labels.clone() };
     let nobody = Users::new(heads_of(&labels), "", Profiles::new("/nowhere"));
-    let server = Server::start(&options, Arc::clone(&shared), about, Arc::new(nobody)).unwrap();
+    let learner = Learner::start(Arc::new(nobody), &shared.hub).unwrap();
+    let server = Server::start(&options, Arc::clone(&shared), about, Arc::new(learner)).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| play(&shared, &labels, &stop));

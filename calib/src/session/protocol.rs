@@ -62,7 +62,7 @@ pub struct Protocol {
     pub blocks: u32,
     /// Seconds from a prompt to when it is held, 0.5 to 30.
     pub ready_secs: f64,
-    /// Seconds that it is held, 1 to 30.
+    /// Seconds that it is held, 1.5 to 30: less leaves too few frames.
     pub hold_secs: f64,
     /// Seconds of rest after it, 0 to 30.
     pub rest_secs: f64,
@@ -138,7 +138,7 @@ impl Protocol {
         }
         for (key, value, range, expected) in [
             ("ready_secs", self.ready_secs, 0.5..=30.0, "0.5 to 30 seconds"),
-            ("hold_secs", self.hold_secs, 1.0..=30.0, "1 to 30 seconds"),
+            ("hold_secs", self.hold_secs, 1.5..=30.0, "1.5 to 30 seconds"),
             ("rest_secs", self.rest_secs, 0.0..=30.0, "0 to 30 seconds"),
         ] {
             if !range.contains(&value) {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let good = "format = 1\nname = \"x\"\ntitle = \"X\"\nabout = \"y\"\nblocks = 1\nready_secs = 1.0\nhold_secs = 1.0\nrest_secs = 0.0\n";
+        let good = "format = 1\nname = \"x\"\ntitle = \"X\"\nabout = \"y\"\nblocks = 1\nready_secs = 1.0\nhold_secs = 1.5\nrest_secs = 0.0\n";
         let prompt = "[[prompts]]\nsay = \"a\"\nexpression = \"happy\"\n";
         assert!(Protocol::parse(&format!("{good}{prompt}")).is_ok());
         let many = prompt.repeat(33);
@@ -237,7 +237,7 @@ mod tests {
             ("blocks = 1", "blocks = 0", "blocks"),
             ("blocks = 1", "blocks = \"many\"", "blocks"),
             ("ready_secs = 1.0", "ready_secs = nan", "ready_secs"),
-            ("hold_secs = 1.0", "hold_secs = 31.0", "hold_secs"),
+            ("hold_secs = 1.5", "hold_secs = 31.0", "hold_secs"),
             ("rest_secs = 0.0", "rest_secs = -1.0", "rest_secs"),
             ("rest_secs = 0.0", "rest_secs = 0.0\nmusic = true", "music"),
             ("title = \"X\"\n", "", "title"),

@@ -9,7 +9,7 @@ const MAX_PITCH_DEG: f32 = 20.0;
 const LIGHT: std::ops::RangeInclusive<f32> = 0.12..=0.92;
 /// Widths of the face that it may move in a second: a head that nods at this pace is blurred at 30 frames a second.
 const MAX_SPEED: f32 = 0.6;
-/// The speed is smoothed over about so many seconds, as boxes jitter.
+/// Velocity is smoothed over about so many seconds, as boxes jitter.
 const SMOOTHING_SECS: f32 = 0.3;
 
 /// What a frame shows of the person: of the largest face.
@@ -69,7 +69,8 @@ impl Flaw {
 #[derive(Clone, Debug, Default)]
 pub struct QualityGate {
     last: Option<(f64, [f32; 2])>,
-    speed: f32,
+    /// In face widths a second, smoothed: a box that trembles goes nowhere.
+    velocity: [f32; 2],
 }
 
 impl QualityGate {
@@ -91,22 +92,24 @@ impl QualityGate {
         } else if sight.light > *LIGHT.end() {
             Some(Flaw::TooBright)
         } else {
-            (self.speed > MAX_SPEED).then_some(Flaw::Moving)
+            (self.velocity[0].hypot(self.velocity[1]) > MAX_SPEED).then_some(Flaw::Moving)
         }
     }
 
     fn follow(&mut self, now_secs: f64, sight: &Sight) {
         let Some((before, [x, y])) = self.last.replace((now_secs, sight.centre)) else {
-            self.speed = 0.0;
+            self.velocity = [0.0; 2];
             return;
         };
         let secs = (now_secs - before) as f32;
         if secs > 0.0 && sight.width > 0.0 {
-            let speed = (sight.centre[0] - x).hypot(sight.centre[1] - y) / sight.width / secs;
             let share = secs / (secs + SMOOTHING_SECS);
-            self.speed += share * (speed - self.speed);
-            if !self.speed.is_finite() {
-                self.speed = f32::MAX;
+            let moved = [sight.centre[0] - x, sight.centre[1] - y];
+            for (velocity, moved) in self.velocity.iter_mut().zip(moved) {
+                *velocity += share * (moved / sight.width / secs - *velocity);
+                if !velocity.is_finite() {
+                    *velocity = 0.0;
+                }
             }
         }
     }
@@ -149,7 +152,7 @@ mod tests {
             });
             frames.filter(|flaw| *flaw == Some(Flaw::Moving)).count()
         };
-        assert_eq!(run(|i| if i % 2 == 0 { 0.0 } else { 1.0 }), 0, "a pixel to and fro");
+        assert_eq!(run(|i| if i % 2 == 0 { 0.0 } else { 3.0 }), 0, "three pixels to and fro");
         assert!(run(|i| 4.0 * i as f32) > 50, "a width in less than a second");
         let mut gate = QualityGate::default();
         for centre in [[0.0, 0.0], [f32::INFINITY, 0.0], [0.0, 0.0]] {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use semblance_edge::http::{self, About, HttpError, HttpOptions, Server};
+use semblance_edge::learn::Learner;
 use semblance_edge::logging::tell;
 use semblance_edge::run::Shared;
-use semblance_edge::users::Users;
 
 use super::StateArgs;
 
@@ -72,7 +72,7 @@ impl HttpArgs {
         live: bool,
         shared: &Arc<Shared>,
         about: About,
-        users: &Arc<Users>,
+        learner: &Arc<Learner>,
     ) -> anyhow::Result<Option<Server>> {
         let (addr, asked) = match self.http {
             Some(HttpChoice::At(addr)) => (addr, true),
@@ -86,7 +86,7 @@ impl HttpArgs {
             keeps_run: asked,
             ..HttpOptions::new(addr)
         };
-        let server = match Server::start(&options, Arc::clone(shared), about, Arc::clone(users)) {
+        let server = match Server::start(&options, Arc::clone(shared), about, Arc::clone(learner)) {
             Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
                 log::warn!("no dashboard: {error}");
                 return Ok(None);

@@ -8,11 +8,11 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{Context, metrics, page, preview, security, stream, user};
+use super::{Context, calibration, example, metrics, page, preview, security, stream, user};
 
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -24,6 +24,15 @@ pub(super) fn router(context: &Arc<Context>) -> Router {
         .route("/v1/preview.mjpg", get(preview::preview))
         .route("/v1/state", get(state))
         .route("/v1/user", get(user::read).put(user::choose))
+        .route("/v1/example.jpg", get(example::example))
+        .route("/v1/protocols", get(calibration::protocols))
+        .route("/v1/calibration", get(calibration::read).post(calibration::start).delete(calibration::stop))
+        .route("/v1/calibration/redo", post(calibration::redo))
+        .route("/v1/calibration/rating", post(calibration::rate))
+        .route("/v1/label", post(calibration::label))
+        .route("/v1/fit", post(calibration::fit).delete(calibration::reject))
+        .route("/v1/fit/accept", post(calibration::accept))
+        .route("/v1/rollback", post(calibration::rollback))
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(healthz))
         .route("/openapi.json", get(openapi))

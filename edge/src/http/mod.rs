@@ -3,7 +3,9 @@
 //! A request passes `security` before anything else looks at it. `openapi.json` describes what there is.
 
 mod api;
+mod calibration;
 mod connection;
+mod example;
 mod metrics;
 mod page;
 mod preview;
@@ -25,8 +27,8 @@ use thiserror::Error;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 
+use crate::learn::Learner;
 use crate::run::Shared;
-use crate::users::Users;
 
 pub use security::Limits;
 pub use state::About;
@@ -116,7 +118,7 @@ pub enum HttpError {
 #[derive(Debug)]
 struct Context {
     monitor: Monitor,
-    users: Arc<Users>,
+    learner: Arc<Learner>,
     events: Events,
     preview: preview::Frames,
     guard: Guard,
@@ -139,8 +141,8 @@ const SEND_BUFFER: u32 = 128 * 1024;
 const BACKLOG: u32 = 256;
 
 impl Server {
-    /// Listens, and answers from then on. Predictions come from `shared`'s hub, to which it subscribes as `http`; which of the
-    /// `users` they are of can be chosen through it.
+    /// Listens, and answers from then on. Predictions come from `shared`'s hub, to which it subscribes as `http`; whose they
+    /// are, and what is learned of that person, is up to `learner`.
     ///
     /// # Errors
     /// [`HttpError`].
@@ -148,7 +150,7 @@ impl Server {
         options: &HttpOptions,
         shared: Arc<Shared>,
         about: About,
-        users: Arc<Users>,
+        learner: Arc<Learner>,
     ) -> Result<Self, HttpError> {
         let token_file = match &options.state_dir {
             _ if options.addr.ip().is_loopback() => None,
@@ -174,8 +176,8 @@ impl Server {
             shared.hub.watch("http", stream::QUEUE)
         };
         let context = Arc::new(Context {
-            monitor: Monitor::new(Arc::clone(&shared), about, Arc::clone(users.in_force())),
-            users,
+            monitor: Monitor::new(Arc::clone(&shared), about, Arc::clone(learner.users().in_force())),
+            learner,
             events: Events::default(),
             preview: preview::Frames::default(),
             guard,

@@ -267,7 +267,7 @@ impl Guard {
         if request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
         {
             let allowed = [
-                (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, PUT"),
+                (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, PUT, POST, DELETE"),
                 (header::ACCESS_CONTROL_ALLOW_HEADERS, "Authorization, Content-Type"),
                 (header::ACCESS_CONTROL_MAX_AGE, "600"),
             ];

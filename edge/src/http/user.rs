@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Json, Response};
-use semblance_calib::profile::{ProfileError, UserName};
+use axum::response::Response;
+use semblance_calib::profile::UserName;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Context, api};
-use crate::users::{Users, UsersError};
+use super::Context;
+use super::api::Body;
+use super::calibration::{learning, unusable};
+use crate::learn::{LearnError, Learner, Order};
 
 /// What is asked for.
 #[derive(Debug, Deserialize)]
@@ -22,52 +23,27 @@ pub(super) struct Choice {
 }
 
 pub(super) async fn read(State(context): State<Arc<Context>>) -> Response {
-    on_disk(context, |users| tell(users, &[])).await
+    learning(context, |learner| tell(learner, json!([]))).await
 }
 
-pub(super) async fn choose(
-    State(context): State<Arc<Context>>,
-    api::Body(choice): api::Body<Choice>,
-) -> Response {
-    let user = match choice.user.map(|name| name.parse::<UserName>()).transpose() {
-        Ok(user) => user,
-        Err(error) => return api::error(StatusCode::UNPROCESSABLE_ENTITY, &api::sentence(&error)),
-    };
-    on_disk(context, move |users| {
-        let notes = users.choose(user.as_ref())?;
+pub(super) async fn choose(State(context): State<Arc<Context>>, Body(choice): Body<Choice>) -> Response {
+    learning(context, move |learner| {
+        let user = choice.user.map(|name| name.parse::<UserName>()).transpose().map_err(unusable)?;
         match &user {
             Some(user) => log::info!("from now on every face is taken for {user}'s"),
             None => log::info!("from now on faces are nobody's in particular"),
         }
-        notes.iter().for_each(|note| log::warn!("{note}"));
-        tell(users, &notes)
+        let notes = learner.ask(Order::Choose(user))?;
+        notes.as_array().into_iter().flatten().for_each(|note| log::warn!("{note}"));
+        tell(learner, notes)
     })
     .await
 }
 
-fn tell(users: &Users, notes: &[String]) -> Result<Response, UsersError> {
+fn tell(learner: &Learner, notes: Value) -> Result<Value, LearnError> {
+    let users = learner.users();
     let now = users.in_force().now();
     let known = users.known()?;
     let known: Vec<&str> = known.iter().map(UserName::as_str).collect();
-    let body = json!({ "user": now.user.as_deref(), "adapted": now.adapted, "known": known, "notes": notes });
-    Ok(Json(body).into_response())
-}
-
-/// Profiles are files: they are read where nobody waits.
-async fn on_disk(
-    context: Arc<Context>,
-    work: impl FnOnce(&Users) -> Result<Response, UsersError> + Send + 'static,
-) -> Response {
-    match tokio::task::spawn_blocking(move || work(&context.users)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => {
-            let status = match &error {
-                UsersError::Profile(ProfileError::Locked { .. }) => StatusCode::SERVICE_UNAVAILABLE,
-                _ => StatusCode::INTERNAL_SERVER_ERROR,
-            };
-            log::error!("{error}");
-            api::error(status, &api::sentence(&error))
-        }
-        Err(_) => api::error(StatusCode::INTERNAL_SERVER_ERROR, "The server failed to answer."),
-    }
+    Ok(json!({ "user": now.user.as_deref(), "adapted": now.adapted, "known": known, "notes": notes }))
 }

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub fn edge(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
@@ -192,6 +193,78 @@ pub fn send(method: &str, addr: SocketAddr, path: &str, headers: &[(&str, &str)]
     let mut bytes = request(&method.to_uppercase(), addr, path, &all);
     bytes.extend(body.as_bytes());
     ask(addr, &bytes).unwrap()
+}
+
+/// Paths whose answers depend on what was asked for before.
+pub const LEARNING: [&str; 7] = [
+    "/v1/calibration",
+    "/v1/calibration/redo",
+    "/v1/calibration/rating",
+    "/v1/label",
+    "/v1/fit",
+    "/v1/fit/accept",
+    "/v1/rollback",
+];
+
+/// The description, and the validators made from it.
+pub struct Spec(pub Value);
+
+impl Spec {
+    pub fn read() -> Self {
+        Self(serde_json::from_str(include_str!("../../src/http/openapi.json")).unwrap())
+    }
+
+    pub fn paths(&self) -> BTreeSet<String> {
+        self.0["paths"].as_object().unwrap().keys().cloned().collect()
+    }
+
+    /// Path, method and status of everything that is described.
+    pub fn answers(&self) -> Vec<(String, String, u16)> {
+        let mut all = Vec::new();
+        for (path, methods) in self.0["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                for status in operation["responses"].as_object().unwrap().keys() {
+                    all.push((path.clone(), method.clone(), status.parse().unwrap()));
+                }
+            }
+        }
+        all
+    }
+
+    pub fn response(&self, method: &str, path: &str, status: u16) -> &Value {
+        let response = &self.0["paths"][path][method]["responses"][status.to_string()];
+        match response["$ref"].as_str() {
+            Some(to) => self.0.pointer(to.strip_prefix('#').unwrap()).unwrap(),
+            None => response,
+        }
+    }
+
+    pub fn assert_valid(&self, schema: &Value, value: &Value, what: &str) {
+        let whole = json!({ "allOf": [schema], "components": self.0["components"] });
+        let validator = jsonschema::validator_for(&whole).unwrap();
+        let errors: Vec<String> =
+            validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
+        assert!(errors.is_empty(), "{what}: {errors:?} in {value}");
+    }
+
+    /// An answer is as described: status, headers, type, and what it holds.
+    pub fn assert_describes(&self, method: &str, path: &str, answer: &Answer) {
+        let what = format!("{method} {path} {}", answer.status);
+        let response = self.response(method, path, answer.status);
+        assert!(response.is_object(), "{what} is not described: {answer:?}");
+        for name in response["headers"].as_object().into_iter().flatten().map(|(name, _)| name) {
+            assert!(answer.header(name).is_some(), "{what} lacks {name}: {answer:?}");
+        }
+        let Some(content) = response["content"].as_object() else {
+            assert!(answer.body.is_empty(), "{what}: {answer:?}");
+            return;
+        };
+        let kind = answer.header("content-type").unwrap().split(';').next().unwrap();
+        let described = content.get(kind).unwrap_or_else(|| panic!("{what} is {kind}"));
+        if kind == "application/json" {
+            self.assert_valid(&described["schema"], &answer.json(), &what);
+        }
+    }
 }
 
 /// Events of a stream: kind and data of each, comments as kind `:`. Read through an HTTP client of another make.

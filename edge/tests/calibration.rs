@@ -1,0 +1,250 @@
+//! The whole loop over HTTP: a person is calibrated while `edge` runs, the heads fitted to them outlive a restart, and can be
+//! undone bit by bit.
+
+#![allow(clippy::unwrap_used)]
+
+mod serving;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use serving::{Answer, LEARNING, Serving, Spec, SseClient, edge, send};
+
+/// A client that holds every answer against the description.
+struct Client<'a> {
+    serving: &'a Serving,
+    spec: Spec,
+    seen: BTreeSet<(String, String, u16)>,
+}
+
+impl Client<'_> {
+    fn ask(&mut self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = send(method, self.serving.addr, path, &[], &body);
+        self.spec.assert_describes(method, path, &answer);
+        self.seen.insert((path.to_owned(), method.to_owned(), answer.status));
+        answer
+    }
+
+    fn get(&mut self, method: &str, path: &str, body: &Value) -> Value {
+        let answer = self.ask(method, path, body);
+        assert_eq!(answer.status, 200, "{method} {path} {body}: {}", answer.text());
+        answer.json()
+    }
+
+    fn refused(&mut self, method: &str, path: &str, body: &Value, status: u16, word: &str) {
+        let answer = self.ask(method, path, body);
+        assert_eq!(answer.status, status, "{method} {path} {body}: {}", answer.text());
+        let sentence = answer.json()["error"].as_str().unwrap().to_owned();
+        let sentence = sentence.to_lowercase();
+        assert!(sentence.contains(&word.to_lowercase()), "{method} {path} {body}: {sentence}");
+    }
+
+    fn wait_for(&mut self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let state = self.get("get", "/v1/calibration", &Value::Null);
+            if condition(&state) {
+                return state;
+            }
+            assert!(Instant::now() < deadline, "{what} never came: {state}");
+            std::thread::sleep(Duration::from_millis(60));
+        }
+    }
+
+    /// Labels what the drawn face shows, as somebody who watches would, until each expression was said of two stretches of time.
+    fn watch_and_label(&mut self) {
+        let labels = self.serving.state()["labels"]["expression"].clone();
+        let expressions: Vec<&str> = labels.as_array().unwrap().iter().map(|e| e.as_str().unwrap()).collect();
+        let mut said = vec![0; expressions.len()];
+        let mut stretch: Option<(String, f64, f64)> = None;
+        let deadline = Instant::now() + Duration::from_secs(240);
+        for (_, data) in SseClient::open(self.serving.addr, "/v1/stream?events=prediction") {
+            assert!(Instant::now() < deadline, "of {expressions:?} were shown {said:?}");
+            let seen: Value = serde_json::from_str(&data).unwrap();
+            let t = seen["t"].as_f64().unwrap();
+            let shown = seen["truth"]["expression"].as_str().unwrap();
+            if let Some((label, from, to)) = &mut stretch
+                && label == shown
+                && t - *from < 2.0
+            {
+                *to = t;
+                continue;
+            }
+            if let Some((label, from, to)) = stretch.take()
+                && to - from > 0.4
+                && let Some(row) = expressions.iter().position(|e| *e == label)
+                // What is shown most would be all that is remembered.
+                && said[row] < 6
+            {
+                let body = json!({ "from": from, "to": to, "expression": label });
+                self.get("post", "/v1/label", &body);
+                said[row] += 1;
+                if said.iter().all(|&n| n >= 2) {
+                    return;
+                }
+            }
+            stretch = Some((shown.to_owned(), t, t));
+        }
+    }
+}
+
+/// What an own run says of the first frames of the demo.
+fn predictions(profiles: &Path, user: &str) -> Vec<Value> {
+    let run =
+        ["run", "--source", "demo", "--max-frames", "25", "--http", "off", "--user", user, "--profiles"];
+    let output = edge(&run).arg(profiles).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let objects = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    // Of a live source frames may be passed over; those that are here are named.
+    objects
+        .map(|o| json!({ "frame": o["frame"], "expression": o["expression"], "adapted": o["adapted"] }))
+        .collect()
+}
+
+/// The same frames of two runs.
+fn common<'a>(a: &'a [Value], b: &'a [Value]) -> Vec<(&'a Value, &'a Value)> {
+    let pairs: Vec<_> =
+        a.iter().filter_map(|x| Some((x, b.iter().find(|y| y["frame"] == x["frame"])?))).collect();
+    assert!(pairs.len() >= 5, "the runs have frames in common");
+    pairs
+}
+
+#[test]
+fn a_person_is_calibrated_kept_and_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let profiles = dir.path().join("profiles");
+    let mut serving =
+        Serving::start("127.0.0.1", &["--max-fps", "30", "--profiles", profiles.to_str().unwrap()]);
+    let spec = Spec::read();
+    let mut client = Client { serving: &serving, spec, seen: BTreeSet::new() };
+    let nothing = Value::Null;
+    let before = predictions(&profiles, "ada");
+
+    // Nothing can be learned of nobody.
+    for (method, path, body) in [
+        ("post", "/v1/calibration", json!({ "protocol": "quick" })),
+        ("post", "/v1/label", json!({ "expression": "happy" })),
+        ("post", "/v1/fit", nothing.clone()),
+        ("post", "/v1/fit/accept", nothing.clone()),
+        ("post", "/v1/rollback", json!({})),
+    ] {
+        client.refused(method, path, &body, 409, "choose a user first");
+    }
+    client.get("put", "/v1/user", &json!({ "user": "ada" }));
+    for (method, path, body, word) in [
+        ("delete", "/v1/calibration", nothing.clone(), "start one first"),
+        ("post", "/v1/calibration/redo", nothing.clone(), "start one first"),
+        ("post", "/v1/calibration/rating", json!({ "valence": 0.5, "arousal": 0 }), "start one first"),
+        ("post", "/v1/fit", nothing.clone(), "no labels yet"),
+        ("post", "/v1/fit/accept", nothing.clone(), "fit first"),
+        ("delete", "/v1/fit", nothing.clone(), "fit first"),
+        ("post", "/v1/rollback", json!({}), "profile 'ada'"),
+        ("post", "/v1/label", json!({ "from": -9.0, "to": -8.0, "expression": "happy" }), "seen"),
+    ] {
+        client.refused(method, path, &body, 409, word);
+    }
+    for (path, body, word) in [
+        ("/v1/calibration", json!({}), "name a protocol"),
+        ("/v1/calibration", json!({ "protocol": "basic8" }), "basic7"),
+        ("/v1/calibration", json!({ "toml": "format = 9" }), "9"),
+        ("/v1/label", json!({}), "a label is"),
+        ("/v1/label", json!({ "expression": "bored" }), "surprise"),
+        ("/v1/label", json!({ "valence": 0.5 }), "together"),
+        ("/v1/label", json!({ "valence": 1.5, "arousal": 0 }), "[-1, 1]"),
+        ("/v1/label", json!({ "from": 1.0, "expression": "happy" }), "together"),
+        ("/v1/calibration/rating", json!({ "valence": -2, "arousal": 0 }), "[-1, 1]"),
+        ("/v1/rollback", json!({ "to": 0 }), "1"),
+    ] {
+        client.refused("post", path, &body, 422, word);
+    }
+
+    // A guided session of two seconds, its labels, and its end.
+    let protocol = "format = 1\nname = \"short\"\ntitle = \"Short\"\nabout = \"For a test.\"\nblocks = 1\n\
+         ready_secs = 0.5\nhold_secs = 2.5\nrest_secs = 0\n\
+         [[prompts]]\nsay = \"Be.\"\nexpression = \"neutral\"\n[[prompts]]\nsay = \"Feel.\"\nrate = true\n";
+    let state = client.get("post", "/v1/calibration", &json!({ "toml": protocol }));
+    assert_eq!((&state["session"]["say"], &state["session"]["steps"]), (&json!("Be."), &json!(2)));
+    client.refused("post", "/v1/calibration", &json!({ "protocol": "quick" }), 409, "stop it first");
+    client.refused("post", "/v1/fit", &nothing, 409, "finish or stop");
+    client.refused("post", "/v1/calibration/rating", &json!({ "valence": 0, "arousal": 0 }), 409, "rat");
+    client.wait_for("the second step", |s| {
+        s["session"]["step"] == 2 && s["session"]["labels"].as_u64() >= Some(5)
+    });
+    client.wait_for("the question", |s| s["session"]["phase"] == "rate");
+    let state = client.get("post", "/v1/calibration/rating", &json!({ "valence": 0.5, "arousal": -0.5 }));
+    assert_eq!(state["session"]["phase"], "done", "{state}");
+    let state = client.get("post", "/v1/calibration/redo", &nothing);
+    assert_eq!((&state["session"]["step"], &state["session"]["phase"]), (&json!(2), &json!("ready")));
+    let state = client.get("delete", "/v1/calibration", &nothing);
+    assert_eq!((&state["session"], &state["labels"]["total"]), (&nothing, &json!(0)));
+
+    // What the face shows is said for a while; then heads are fitted.
+    client.watch_and_label();
+    let state = client.get("post", "/v1/label", &json!({ "valence": 0.1, "arousal": 0.1 }));
+    assert!(
+        state["labels"]["total"].as_u64() >= Some(30)
+            && state["labels"]["valence_arousal"].as_u64() >= Some(3),
+        "{state}"
+    );
+    let report = client.get("post", "/v1/fit", &nothing);
+    assert_eq!(client.serving.state()["adapted"], false, "nothing is in force before it is accepted");
+    assert_eq!(report["better"], true, "{report}");
+    let state = client.get("post", "/v1/fit/accept", &nothing);
+    assert_eq!(
+        (&state["adapted"], &state["labels"]["total"], &state["candidate"]),
+        (&json!(true), &json!(0), &nothing)
+    );
+    let adapted = predictions(&profiles, "ada");
+    assert!(adapted.iter().all(|o| o["adapted"] == true));
+    assert!(common(&before, &adapted).iter().any(|(a, b)| a["expression"] != b["expression"]));
+
+    // One label more is not enough to be better than before; it and its fit are forgotten.
+    client.get("post", "/v1/label", &json!({ "expression": "happy" }));
+    client.get("post", "/v1/fit", &nothing);
+    let state = client.get("delete", "/v1/fit", &nothing);
+    assert_eq!((&state["candidate"], &state["labels"]["total"]), (&nothing, &json!(0)));
+
+    // The profile outlives the program.
+    let mut seen = client.seen;
+    serving.restart();
+    let mut client = Client { serving: &serving, spec: Spec::read(), seen: BTreeSet::new() };
+    let chosen = client.get("put", "/v1/user", &json!({ "user": "ada" }));
+    assert_eq!((&chosen["adapted"], &chosen["known"]), (&json!(true), &json!(["ada"])));
+
+    // And is undone: everything is as before the first calibration, bit by bit.
+    client.get("post", "/v1/rollback", &json!({}));
+    for (a, b) in common(&before, &predictions(&profiles, "ada")) {
+        assert_eq!(a["expression"], b["expression"]);
+    }
+    client.get("post", "/v1/rollback", &json!({ "to": 2 }));
+    for (a, b) in common(&adapted, &predictions(&profiles, "ada")) {
+        assert_eq!(a["expression"], b["expression"]);
+    }
+
+    // A disk that fails is told, and loses nothing.
+    client.get("post", "/v1/label", &json!({ "expression": "happy" }));
+    let aside = dir.path().join("aside");
+    fs::rename(&profiles, &aside).unwrap();
+    fs::write(&profiles, "").unwrap();
+    for path in ["/v1/fit", "/v1/rollback"] {
+        let body = if path == "/v1/fit" { nothing.clone() } else { json!({}) };
+        client.refused("post", path, &body, 500, "profiles");
+    }
+    fs::remove_file(&profiles).unwrap();
+    fs::rename(&aside, &profiles).unwrap();
+    client.get("post", "/v1/fit", &nothing);
+    seen.extend(client.seen);
+    for (path, method, status) in Spec::read().answers() {
+        if LEARNING.contains(&path.as_str()) && [200, 409, 422].contains(&status) {
+            assert!(
+                seen.contains(&(path.clone(), method.clone(), status)),
+                "{method} {path} {status} was not seen"
+            );
+        }
+    }
+}
