@@ -318,6 +318,42 @@ fn play(shared: &Shared, labels: &Labels, stop: &AtomicBool) {
     }
 }
 
+#[test]
+fn a_new_person_is_guided_step_by_step() {
+    let Some(browser) = Browser::start() else { return };
+    let serving = Serving::start("127.0.0.1", &["--max-fps", "15"]);
+    browser.screen([1280, 1000], "light");
+    browser.open(&url(serving.addr));
+    wait_until_live(&browser);
+    browser.evaluate("(() => { document.querySelector('#name').value = 'dora'; document.querySelector('#newcomer').requestSubmit(); })()");
+    browser.wait_for(
+        "!document.querySelector('#learning').hidden && document.querySelector('#user').value === 'dora'",
+    );
+    // A label by hand.
+    browser.evaluate(
+        "[...document.querySelectorAll('#feedback button')].find(b => b.textContent === 'happy').click()",
+    );
+    browser.wait_for("/[0-9]+ happy/.test(document.querySelector('#said').textContent)");
+
+    browser.evaluate("document.querySelector('#protocol').value = 'quick'");
+    browser.evaluate("document.querySelector('#start').click()");
+    let guide =
+        "document.querySelector('#guide').open && document.querySelector('#example').naturalWidth === 320";
+    browser.wait_for(guide);
+    browser.wait_for("document.querySelector('#count').className === 'hold'");
+    browser.keep_screenshot("dashboard-guide.png");
+    browser.wait_for("document.querySelector('#say').textContent.length > 20 && document.querySelector('#progress').textContent.includes('of 12')");
+    browser.evaluate("document.querySelector('#stop').click()");
+    browser.wait_for("!document.querySelector('#guide').open");
+    // One stretch of time is too little to judge by, and that is said.
+    browser.evaluate("document.querySelector('#fit').click()");
+    browser.wait_for("document.querySelector('#report').textContent.includes('too few')");
+    browser.evaluate("[...document.querySelectorAll('#report button')].find(b => b.textContent.startsWith('Forget')).click()");
+    browser.wait_for("document.querySelector('#said').textContent === 'No new labels'");
+    assert_eq!(serving.state()["adapted"], false);
+    assert_eq!(browser.console(), [Value::Null; 0]);
+}
+
 /// Heads that tell these labels.
 fn heads_of(labels: &Labels) -> Heads {
     let head = |kind: HeadKind, labels: Vec<String>| {
