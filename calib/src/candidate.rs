@@ -63,11 +63,6 @@ impl Candidate {
         is_better(&self.fitted)
     }
 
-    /// What came of the fit.
-    pub fn fitted(&self) -> &Fitted {
-        &self.fitted
-    }
-
     /// The labels that it was fitted to, known and new.
     pub fn data(&self) -> &Dataset {
         &self.data
@@ -106,9 +101,9 @@ impl Candidate {
             after = profiles.save(user, &first, Some(0))?;
         }
         let mut kept = Labelled::new(self.data.dim(), CAPACITY);
-        for (i, moment) in self.data.moments().iter().enumerate() {
+        for (moment, embedding) in self.data.iter() {
             // What was fitted to is sound.
-            let _ = kept.push(*moment, self.data.embedding(i));
+            let _ = kept.push(*moment, embedding);
         }
         let reason = format!("{reason}, {} labels", self.data.len());
         let next = state(self.fitted.heads(), Some(kept.data().clone()), reason, shortened(&self.report));
@@ -123,15 +118,11 @@ fn is_better(fitted: &Fitted) -> bool {
 /// What was known and what is new; the new blocks follow the known ones.
 fn joined(known: Option<&Dataset>, new: &Dataset) -> Result<Dataset, DatasetError> {
     let mut data = Dataset::new(new.dim());
-    let mut first = 0;
     for part in known.into_iter().chain([new]) {
-        let mut last = first;
-        for (i, moment) in part.moments().iter().enumerate() {
-            let block = first + moment.block;
-            last = last.max(block + 1);
-            data.push(Moment { block, ..*moment }, part.embedding(i))?;
+        let first = data.next_block();
+        for (moment, embedding) in part.iter() {
+            data.push(Moment { block: first.saturating_add(moment.block), ..*moment }, embedding)?;
         }
-        first = last;
     }
     Ok(data)
 }

@@ -45,6 +45,11 @@ pub enum DatasetError {
     },
 }
 
+/// Whether valence and arousal lie in their range, `[-1, 1]` each.
+pub fn is_rating(valence_arousal: [f32; 2]) -> bool {
+    valence_arousal.iter().all(|v| (-1.0..=1.0).contains(v))
+}
+
 /// Labelled moments with their embeddings, in the order in which they were pushed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Dataset {
@@ -87,7 +92,7 @@ impl Dataset {
         let label = &moment.label;
         let sound = moment.t_secs.is_finite()
             && embedding.iter().all(|v| v.is_finite())
-            && label.valence_arousal.is_none_or(|va| va.iter().all(|v| (-1.0..=1.0).contains(v)))
+            && label.valence_arousal.is_none_or(is_rating)
             && label.action_units.is_none_or(|au| au.iter().all(unit))
             && label.expression.is_none_or(|row| usize::from(row) < MAX_LABELS);
         if sound { Ok(()) } else { Err(DatasetError::Value { t_secs: moment.t_secs }) }
@@ -124,6 +129,16 @@ impl Dataset {
     /// The moments.
     pub fn moments(&self) -> &[Moment] {
         &self.moments
+    }
+
+    /// Moments with their embeddings.
+    pub fn iter(&self) -> impl Iterator<Item = (&Moment, &[f32])> {
+        self.moments.iter().enumerate().map(|(i, moment)| (moment, self.embedding(i)))
+    }
+
+    /// The first number that no block has.
+    pub fn next_block(&self) -> u32 {
+        self.moments.iter().map(|moment| moment.block.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// The embedding of a moment. `index` is below [`Dataset::len`].

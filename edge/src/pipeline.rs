@@ -101,6 +101,11 @@ impl Pipeline {
         })
     }
 
+    /// What it reads faces with: the shipped heads, until it is told of others.
+    pub fn in_force(&self) -> &Arc<InForce> {
+        &self.in_force
+    }
+
     /// Reads faces with what is in force there, and takes them for the user of there. The heads are over this encoder's
     /// embeddings.
     #[must_use]

@@ -404,8 +404,7 @@ impl Adapter {
         self.reference = self.neutral.place().map(|(place, _)| place.to_vec());
         self.neutral_row = expressions.labels().iter().position(|label| label == NEUTRAL);
         let held_out = std::mem::replace(&mut self.held_out, Labelled::new(heads.dim(), HELD_OUT));
-        for (i, moment) in held_out.data().moments().iter().enumerate() {
-            let embedding = held_out.data().embedding(i);
+        for (moment, embedding) in held_out.data().iter() {
             let kept = self.held_out.push(read_as(&expressions, moment.t_secs, embedding), embedding);
             debug_assert!(kept.is_ok(), "it was sound before");
         }

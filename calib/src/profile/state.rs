@@ -81,9 +81,9 @@ pub(super) fn encode(serial: u64, state: &State) -> Result<Vec<u8>, String> {
     if let Some(labelled) = &state.labelled {
         put_len(&mut body, labelled.dim())?;
         put_len(&mut body, labelled.len())?;
-        for (i, moment) in labelled.moments().iter().enumerate() {
+        for (moment, embedding) in labelled.iter() {
             put_moment(&mut body, moment);
-            put_floats(&mut body, labelled.embedding(i));
+            put_floats(&mut body, embedding);
         }
     }
     Ok(with_head(FORMAT, &body))

@@ -10,7 +10,7 @@ use thiserror::Error;
 pub use protocol::{FORMAT, Prompt, Protocol, ProtocolError};
 pub use quality::{Flaw, QualityGate, Sight};
 
-use crate::dataset::{Dataset, Label, Moment};
+use crate::dataset::{Dataset, Label, Moment, is_rating};
 
 /// A face needs so long to get where it should be.
 const ONSET_SECS: f64 = 0.5;
@@ -220,9 +220,9 @@ impl Session {
 
     /// The held frames become labels.
     fn take(&mut self, label: Label) {
-        for (i, moment) in self.held.moments().iter().enumerate() {
+        for (moment, embedding) in self.held.iter() {
             // They were sound when they were held.
-            let _ = self.data.push(Moment { label, ..*moment }, self.held.embedding(i));
+            let _ = self.data.push(Moment { label, ..*moment }, embedding);
         }
     }
 
@@ -245,7 +245,7 @@ impl Session {
             return Err(SessionError::NothingToRate);
         }
         let both = [valence, arousal];
-        if !both.iter().all(|v| (-1.0..=1.0).contains(v)) {
+        if !is_rating(both) {
             return Err(SessionError::Rating);
         }
         self.take(Label { valence_arousal: Some(both), ..Label::default() });

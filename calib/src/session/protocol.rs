@@ -85,9 +85,6 @@ pub struct Prompt {
 
 impl Protocol {
     /// Those that come with the program.
-    ///
-    /// # Panics
-    /// Never: a test reads them.
     pub fn shipped() -> Vec<Self> {
         SHIPPED.iter().filter_map(|text| Self::parse(text).ok()).collect()
     }

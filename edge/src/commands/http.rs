@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
 use semblance_edge::http::{self, About, HttpError, HttpOptions, Server};
 use semblance_edge::learn::Learner;
 use semblance_edge::logging::tell;
 use semblance_edge::run::Shared;
+use semblance_edge::users::Users;
 
 use super::StateArgs;
 
@@ -66,13 +68,14 @@ impl HttpArgs {
         self.state.dir()
     }
 
-    /// Starts the server, where one is asked for or usual. Where nobody asked, that there is none is no failure.
+    /// Starts the server, and what learns the user through it, where one is asked for or usual. Where nobody asked, that there
+    /// is none is no failure.
     pub(crate) fn start(
         &self,
         live: bool,
         shared: &Arc<Shared>,
         about: About,
-        learner: &Arc<Learner>,
+        users: Arc<Users>,
     ) -> anyhow::Result<Option<Server>> {
         let (addr, asked) = match self.http {
             Some(HttpChoice::At(addr)) => (addr, true),
@@ -86,7 +89,8 @@ impl HttpArgs {
             keeps_run: asked,
             ..HttpOptions::new(addr)
         };
-        let server = match Server::start(&options, Arc::clone(shared), about, Arc::clone(learner)) {
+        let learner = Learner::start(users, &shared.hub).context("cannot start a thread")?;
+        let server = match Server::start(&options, Arc::clone(shared), about, learner) {
             Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
                 log::warn!("no dashboard: {error}");
                 return Ok(None);

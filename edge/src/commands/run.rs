@@ -10,7 +10,6 @@ use anyhow::Context;
 use clap::Args;
 use semblance_edge::http::{About, Server};
 use semblance_edge::hub::{Overflow, Subscription};
-use semblance_edge::learn::Learner;
 use semblance_edge::logging::{LogFormat, tell};
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{self, RunOptions, Shared};
@@ -196,10 +195,10 @@ pub(crate) struct Opened<'a> {
 pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let smoothing = args.smooth.map(|Smooth::OneEuro| OneEuro::default());
     let bundle = args.pipeline.bundle()?;
-    let users = Arc::new(args.user.open(&bundle, &args.http.state_dir())?);
-    let mut pipeline = args
-        .pipeline
-        .open(&bundle)?
+    let pipeline = args.pipeline.open(&bundle)?;
+    let shipped = pipeline.in_force().now().heads.clone();
+    let users = Arc::new(args.user.open(&bundle, shipped, &args.http.state_dir())?);
+    let mut pipeline = pipeline
         .reading(Arc::clone(users.in_force()))
         .with_landmarks(args.landmarks)
         .with_smoothing(smoothing);
@@ -220,8 +219,7 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
         labels: labels.clone(),
     };
     // Before any file is touched: where its address is taken, this may be a second one of the same run.
-    let learner = Arc::new(Learner::start(users, &shared.hub).context("cannot start a thread")?);
-    let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about, &learner)?;
+    let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about, users)?;
     pipeline = pipeline.with_embeddings(args.record.is_some() || server.is_some());
     let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
     let append = again || (is_live && args.play_fps.is_none());

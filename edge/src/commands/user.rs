@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args;
 use semblance_calib::Heads;
 use semblance_calib::profile::{FOLDER, Profiles, UserName};
@@ -23,13 +22,11 @@ pub(crate) struct UserArgs {
 }
 
 impl UserArgs {
-    /// The device's users, with the one that was asked for chosen. What should be known of that is logged.
-    pub(crate) fn open(&self, bundle: &Bundle, state_dir: &Path) -> anyhow::Result<Users> {
-        let manifest = bundle.manifest();
-        let at = || bundle.dir().join(&manifest.heads.file).display().to_string();
-        let shipped = Heads::from_safetensors(bundle.heads_safetensors()).with_context(at)?;
+    /// The device's users, read with the `shipped` heads where they have none, and the one that was asked for chosen. What should
+    /// be known of that is logged.
+    pub(crate) fn open(&self, bundle: &Bundle, shipped: Heads, state_dir: &Path) -> anyhow::Result<Users> {
         let profiles = Profiles::new(self.profiles.clone().unwrap_or_else(|| state_dir.join(FOLDER)));
-        let users = Users::new(shipped, &manifest.encoder.file.sha256, profiles);
+        let users = Users::new(shipped, &bundle.manifest().encoder.file.sha256, profiles);
         users.choose(self.user.as_ref())?.iter().for_each(|note| log::warn!("{note}"));
         Ok(users)
     }

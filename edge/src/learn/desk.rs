@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use semblance_calib::candidate::Candidate;
+use semblance_calib::dataset::is_rating;
 use semblance_calib::fit::FitOptions;
 use semblance_calib::labelled::{CAPACITY, Labelled};
 use semblance_calib::profile::{UserName, now_unix_secs};
@@ -25,8 +26,6 @@ pub(super) struct Desk {
     session: Option<Session>,
     /// What was said since the last fit that was kept.
     labels: Labelled,
-    /// Stretches of time that it comes from.
-    blocks: u32,
     candidate: Option<Candidate>,
 }
 
@@ -36,7 +35,7 @@ impl Desk {
         // What is in force was chosen under a name that was sound.
         let user = users.in_force().now().user.as_deref().and_then(|name| name.parse().ok());
         let (recent, labels) = (Recent::default(), Labelled::new(dim, CAPACITY));
-        Self { users, user, recent, session: None, labels, blocks: 0, candidate: None }
+        Self { users, user, recent, session: None, labels, candidate: None }
     }
 
     /// Takes a frame. The largest face is the person's.
@@ -72,12 +71,10 @@ impl Desk {
     fn finish(&mut self) {
         if let Some(session) = self.session.take_if(|session| session.is_done()) {
             let data = session.data();
-            let first = self.blocks;
-            for (i, moment) in data.moments().iter().enumerate() {
-                let block = first + moment.block;
-                self.blocks = self.blocks.max(block + 1);
+            let first = self.labels.data().next_block();
+            for (moment, embedding) in data.iter() {
                 // It was sound when the session took it.
-                let _ = self.labels.push(Moment { block, ..*moment }, data.embedding(i));
+                let _ = self.labels.push(Moment { block: first + moment.block, ..*moment }, embedding);
             }
             log::info!("calibration done: {} labels", data.len());
         }
@@ -129,7 +126,6 @@ impl Desk {
     fn forget(&mut self) {
         self.candidate = None;
         self.labels = Labelled::new(self.labels.data().dim(), CAPACITY);
-        self.blocks = 0;
     }
 
     fn person(&self) -> Result<&UserName, LearnError> {
@@ -175,11 +171,11 @@ impl Desk {
             }
         };
         let held = self.recent.span_secs();
-        let span = span.or_else(|| self.recent.newest_secs().map(|t| [t - LABEL_SECS, t]));
+        let span = span.or_else(|| held.map(|[_, newest]| [newest - LABEL_SECS, newest]));
         let label = Label { expression: row, valence_arousal, action_units: None };
-        let mut taken = 0;
+        let (mut taken, block) = (0, self.labels.data().next_block());
         for (t_secs, embedding) in span.into_iter().flat_map(|span| self.recent.between(span)) {
-            let moment = Moment { t_secs, block: self.blocks, label };
+            let moment = Moment { t_secs, block, label };
             taken += usize::from(self.labels.push(moment, embedding).is_ok());
         }
         if taken == 0 {
@@ -190,7 +186,6 @@ impl Desk {
                 None => "no face has been seen yet".to_owned(),
             }));
         }
-        self.blocks += 1;
         Ok(())
     }
 
@@ -248,7 +243,7 @@ impl Desk {
 }
 
 fn check_rating(both: [f32; 2]) -> Result<(), LearnError> {
-    if both.iter().all(|v| (-1.0..=1.0).contains(v)) {
+    if is_rating(both) {
         return Ok(());
     }
     Err(LearnError::Unusable(format!("valence and arousal lie in [-1, 1], not {both:?}")))

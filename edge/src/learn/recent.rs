@@ -32,11 +32,6 @@ impl Recent {
         self.0.clear();
     }
 
-    /// Time of the newest.
-    pub(super) fn newest_secs(&self) -> Option<f64> {
-        self.0.back().map(|(t, _)| *t)
-    }
-
     /// First and last time that is held.
     pub(super) fn span_secs(&self) -> Option<[f64; 2]> {
         Some([self.0.front()?.0, self.0.back()?.0])
@@ -57,7 +52,7 @@ mod tests {
     #[test]
     fn the_last_half_minute_is_held_ten_times_a_second() {
         let mut recent = Recent::default();
-        assert!(recent.newest_secs().is_none() && recent.span_secs().is_none());
+        assert!(recent.span_secs().is_none());
         for i in 0..3000 {
             recent.push(f64::from(i) / 30.0, &[i as f32]);
         }

@@ -336,18 +336,24 @@ mod tests {
     use crate::method::{ByolConfig, Method, MocoConfig, SimSiamConfig};
     use crate::optim::Rule;
 
-    fn engine(accumulate: usize) -> Engine {
-        let config = PretrainConfig {
+    /// Ten steps of SGD on small views.
+    fn small() -> PretrainConfig {
+        PretrainConfig {
             side_px: 32,
             batch: 8,
-            accumulate,
             optimizer: Rule::Sgd,
             lr: 0.01,
-            ema: 0.9,
             precision: crate::nets::Precision::F32,
             ..PretrainConfig::default()
-        };
-        Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap()
+        }
+    }
+
+    fn build(config: &PretrainConfig) -> Engine {
+        Engine::new(config, Device::Cpu, 10, Group::single()).unwrap()
+    }
+
+    fn engine(accumulate: usize) -> Engine {
+        build(&PretrainConfig { accumulate, ema: 0.9, ..small() })
     }
 
     fn views() -> Views {
@@ -388,19 +394,15 @@ mod tests {
     }
 
     fn engine_of(method: Method) -> Engine {
-        let config = PretrainConfig {
+        build(&PretrainConfig {
             method,
-            side_px: 32,
             batch: 4,
             epochs: 1,
-            optimizer: Rule::Sgd,
             lr: 0.5,
-            precision: crate::nets::Precision::F32,
             moco: MocoConfig { queue: 6, momentum: 0.9 },
             byol: ByolConfig { momentum: 0.9, ..ByolConfig::default() },
-            ..PretrainConfig::default()
-        };
-        Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap()
+            ..small()
+        })
     }
 
     #[test]
@@ -445,20 +447,14 @@ mod tests {
     fn the_predictors_rate_of_simsiam_does_not_fall() {
         let moved = |constant_predictor_lr| {
             let simsiam = SimSiamConfig { out: 16, bottleneck: 8, constant_predictor_lr };
-            let config = PretrainConfig {
+            let mut engine = build(&PretrainConfig {
                 method: Method::SimSiam,
-                side_px: 32,
-                batch: 8,
                 epochs: 1,
                 cosine_from_epoch: 0,
-                optimizer: Rule::Sgd,
-                lr: 0.01,
                 weight_decay: 0.1,
-                precision: crate::nets::Precision::F32,
                 simsiam,
-                ..PretrainConfig::default()
-            };
-            let mut engine = Engine::new(&config, Device::Cpu, 10, Group::single()).unwrap();
+                ..small()
+            });
             let names = ["predictor.second.weight", "projection.second.weight"];
             let before = names.map(|name| engine.vs.variables()[name].detach().copy());
             let views = views();

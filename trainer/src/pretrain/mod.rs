@@ -184,7 +184,6 @@ fn check_data(config: &PretrainConfig, clips: &Clips, reach: Reach) -> anyhow::R
     Ok(())
 }
 
-/// What the training frames have for the switches, in a line.
 /// The GPU of the process with this number on its machine: that of the same number, or the only one that it may see.
 fn own_gpu(local_rank: usize, gpus: i64) -> anyhow::Result<usize> {
     match usize::try_from(gpus) {
@@ -196,6 +195,7 @@ fn own_gpu(local_rank: usize, gpus: i64) -> anyhow::Result<usize> {
     }
 }
 
+/// What the training frames have for the switches, in a line.
 fn told(clips: &Clips, reach: Reach) -> String {
     let Timing { t1_secs, t2_secs, .. } = clips.timing();
     let Reach { near, far, landmarks, identities } = reach;
