@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::adapt::Correction;
 use crate::dataset::{Dataset, DatasetError, Moment};
-use crate::fit::{FitError, FitOptions, Fitted, Verdict, fit};
+use crate::fit::{FitError, FitOptions, Fitted, Rest, Verdict, fit_against, relative};
 use crate::heads::Heads;
 use crate::labelled::{CAPACITY, Labelled};
 use crate::profile::{Disk, MAX_REPORT, Opened, ProfileError, Profiles, State, UserName};
@@ -27,7 +28,11 @@ pub enum CandidateError {
 #[derive(Clone, Debug)]
 pub struct Candidate {
     shipped: Heads,
+    /// Where the face rests, if that helps or was known before.
+    place: Option<Correction>,
+    is_better: bool,
     fitted: Fitted,
+    /// Relative to the face at rest.
     data: Dataset,
     report: Value,
     bundle: String,
@@ -39,6 +44,10 @@ impl Candidate {
     /// Fits the `shipped` heads of the bundle whose encoder has the SHA-256 `bundle` to `new` labels and those that the
     /// profile knows.
     ///
+    /// First it is learned from the moments labelled neutral where the face rests ([`Rest`]); heads are fitted to all moments
+    /// relative to that, and have to be better than the shipped ones on the moments as they are. Where there is none, or neither
+    /// it nor a head on it is better, the new moments are read relative to `place`, the one that is in force.
+    ///
     /// # Errors
     /// [`CandidateError`]; too little data is a verdict in the report.
     pub fn fit(
@@ -46,29 +55,60 @@ impl Candidate {
         bundle: &str,
         profile: Option<&Opened>,
         new: &Dataset,
+        place: Option<&Correction>,
         options: &FitOptions,
     ) -> Result<Self, CandidateError> {
         let known = profile.map(|opened| opened.for_bundle(bundle)).transpose()?;
-        let data = joined(known.and_then(|state| state.labelled.as_ref()), new)?;
-        let fitted = fit(shipped, &data, options)?;
-        let mut report = serde_json::to_value(&fitted).unwrap_or_default();
-        report["labels"] = json!(data.len());
-        report["better"] = json!(is_better(&fitted));
+        let known = known.and_then(|state| state.labelled.as_ref());
+        let rest = Rest::of(shipped, new, options)?;
+        let helps = rest.as_ref().is_some_and(|rest| rest.verdict == Verdict::Accepted);
+        let found = rest.as_ref().and_then(|rest| Correction::shift_by(rest.shift().to_vec()).ok());
+        let old = place.and_then(|place| Correction::shift_by(place.shift().to_vec()).ok());
+        let at = |place: Option<&Correction>| -> Result<(Dataset, Fitted), CandidateError> {
+            let data = match place {
+                Some(place) => joined(known, &relative(new, place)?)?,
+                None => joined(known, new)?,
+            };
+            let fitted = fit_against(shipped, &joined(known, new)?, &data, options)?;
+            Ok((data, fitted))
+        };
+        let mut place = found.or_else(|| old.clone());
+        let (mut data, mut fitted) = at(place.as_ref())?;
+        let is_accepted = |fitted: &Fitted| fitted.fits.iter().any(|fit| fit.verdict == Verdict::Accepted);
+        if place != old && !helps && !is_accepted(&fitted) {
+            place = old;
+            (data, fitted) = at(place.as_ref())?;
+        }
+        let is_better = helps || is_accepted(&fitted);
+        let report = report(rest.as_ref(), &fitted, data.len(), is_better);
         let after = profile.map_or(0, |opened| opened.serial);
-        Ok(Self { shipped: shipped.clone(), fitted, data, report, bundle: bundle.to_owned(), after })
+        let (shipped, bundle) = (shipped.clone(), bundle.to_owned());
+        Ok(Self { shipped, place, is_better, fitted, data, report, bundle, after })
     }
 
-    /// Whether a head of it is better than the shipped one by more than noise, on labels that it was not fitted on.
+    /// Whether a part of it is better than what was shipped by more than noise, on labels that had no say in it: reading relative
+    /// to the face at rest, or a head.
     pub fn is_better(&self) -> bool {
-        is_better(&self.fitted)
+        self.is_better
     }
 
-    /// The labels that it was fitted to, known and new.
+    /// The heads with everything that was found better.
+    pub fn heads(&self) -> &Heads {
+        self.fitted.heads()
+    }
+
+    /// Where the face rests: what these heads expect to be taken off every embedding.
+    pub fn place(&self) -> Option<&Correction> {
+        self.place.as_ref()
+    }
+
+    /// The labels that it was fitted to, known and new, relative to the face at rest.
     pub fn data(&self) -> &Dataset {
         &self.data
     }
 
-    /// What came of it, as JSON: `heads` as [`Fitted`] writes them, `labels` (how many) and `better`.
+    /// What came of it, as JSON: `heads` as [`Fitted`] writes them, before them one named `rest` that tells what reading relative
+    /// to the face at rest is worth, `labels` (how many) and `better`.
     pub fn report(&self) -> &Value {
         &self.report
     }
@@ -85,11 +125,10 @@ impl Candidate {
         reason: &str,
         now_unix_secs: u64,
     ) -> Result<u64, ProfileError> {
-        let state = |heads: &Heads, labelled, reason, report| State {
+        let state = |heads: &Heads, correction, labelled, reason, report| State {
             bundle: self.bundle.clone(),
             heads: heads.clone(),
-            // It was learned on other heads.
-            correction: None,
+            correction,
             labelled,
             saved_unix_secs: now_unix_secs,
             reason,
@@ -97,7 +136,7 @@ impl Candidate {
         };
         let mut after = self.after;
         if after == 0 {
-            let first = state(&self.shipped, None, "the shipped heads".to_owned(), String::new());
+            let first = state(&self.shipped, None, None, "the shipped heads".to_owned(), String::new());
             after = profiles.save(user, &first, Some(0))?;
         }
         let mut kept = Labelled::new(self.data.dim(), CAPACITY);
@@ -106,13 +145,31 @@ impl Candidate {
             let _ = kept.push(*moment, embedding);
         }
         let reason = format!("{reason}, {} labels", self.data.len());
-        let next = state(self.fitted.heads(), Some(kept.data().clone()), reason, shortened(&self.report));
+        let (labelled, report) = (Some(kept.data().clone()), shortened(&self.report));
+        let next = state(self.fitted.heads(), self.place.clone(), labelled, reason, report);
         profiles.save(user, &next, Some(after))
     }
 }
 
-fn is_better(fitted: &Fitted) -> bool {
-    fitted.fits.iter().any(|fit| fit.verdict == Verdict::Accepted)
+fn report(rest: Option<&Rest>, fitted: &Fitted, labels: usize, is_better: bool) -> Value {
+    let mut report = serde_json::to_value(fitted).unwrap_or_default();
+    if let (Some(rest), Some(heads)) = (rest, report["heads"].as_array_mut()) {
+        let mut told = serde_json::to_value(&rest.verdict).unwrap_or_default();
+        for (key, value) in [
+            ("head", json!("rest")),
+            ("labels", json!(rest.labels)),
+            ("blocks", json!(rest.blocks)),
+            ("unlabelled", json!([])),
+            ("strength", json!(null)),
+            ("metrics", json!(rest.metrics)),
+        ] {
+            told[key] = value;
+        }
+        heads.insert(0, told);
+    }
+    report["labels"] = json!(labels);
+    report["better"] = json!(is_better);
+    report
 }
 
 /// What was known and what is new; the new blocks follow the known ones.

@@ -40,6 +40,14 @@ pub enum HeadsError {
         /// Biases given.
         biases: usize,
     },
+    /// The place of faces at rest is no place among the embeddings.
+    #[error("the neutral place has {found} values, but an embedding has {dim}")]
+    Neutral {
+        /// Values given.
+        found: usize,
+        /// Values of an embedding.
+        dim: usize,
+    },
     /// A weight or bias is NaN or infinite.
     #[error("head '{head}' holds a value that is not finite")]
     NotFinite {
@@ -204,11 +212,15 @@ pub const VALENCE_AROUSAL: [&str; 2] = ["valence", "arousal"];
 /// Most labels of a head: whoever keeps predictions in fixed memory may rely on it.
 pub const MAX_LABELS: usize = 32;
 
+/// Name of the expression of a face at rest, and of the tensor that tells where such faces lie.
+pub const NEUTRAL: &str = "neutral";
+
 /// The heads of a bundle. All read the same embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Heads {
     dim: usize,
     heads: [Option<LinearHead>; HeadKind::ALL.len()],
+    neutral: Option<Arc<[f32]>>,
 }
 
 impl Heads {
@@ -220,7 +232,7 @@ impl Heads {
         dim: usize,
         heads: impl IntoIterator<Item = (HeadKind, LinearHead)>,
     ) -> Result<Self, HeadsError> {
-        let mut all = Self { dim, heads: Default::default() };
+        let mut all = Self { dim, heads: Default::default(), neutral: None };
         for (kind, head) in heads {
             if head.dim != dim {
                 return Err(HeadsError::Shape {
@@ -243,6 +255,28 @@ impl Heads {
         Ok(all)
     }
 
+    /// The same heads, with the place where the embeddings of the people lie that they were trained on while their faces rest;
+    /// `None` where it is not known.
+    ///
+    /// # Errors
+    /// [`HeadsError::Neutral`] where it has another size, [`HeadsError::NotFinite`].
+    pub fn with_neutral(self, neutral: Option<Arc<[f32]>>) -> Result<Self, HeadsError> {
+        if let Some(place) = &neutral {
+            if place.len() != self.dim {
+                return Err(HeadsError::Neutral { found: place.len(), dim: self.dim });
+            }
+            if !place.iter().all(|v| v.is_finite()) {
+                return Err(HeadsError::NotFinite { head: NEUTRAL.to_owned() });
+            }
+        }
+        Ok(Self { neutral, ..self })
+    }
+
+    /// Where the embeddings of the people whom the heads were trained on lie while their faces rest, `[dim]`.
+    pub fn neutral(&self) -> Option<&Arc<[f32]>> {
+        self.neutral.as_ref()
+    }
+
     /// Values of the embedding that they read.
     pub fn dim(&self) -> usize {
         self.dim
@@ -258,8 +292,8 @@ impl Heads {
         self.get(HeadKind::Expression)
     }
 
-    /// Reads `heads.safetensors`: tensors `<head>.weight` `[labels, dim]` and `<head>.bias` `[labels]` in f32, and the
-    /// metadata `format`, `dim` and `<head>.labels` (comma-separated).
+    /// Reads `heads.safetensors`: tensors `<head>.weight` `[labels, dim]` and `<head>.bias` `[labels]` in f32, perhaps `neutral`
+    /// `[dim]` (see [`Heads::neutral`]), and the metadata `format`, `dim` and `<head>.labels` (comma-separated).
     ///
     /// # Errors
     /// [`HeadsError`] for what is damaged, newer, or does not fit together.
@@ -285,7 +319,11 @@ impl Heads {
                 heads.push((kind, read_head(&tensors, kind.name(), labels, dim)?));
             }
         }
-        Self::new(dim, heads)
+        let neutral = match tensors.tensor(NEUTRAL) {
+            Ok(_) => Some(read_values(&tensors, NEUTRAL)?.into()),
+            Err(_) => None,
+        };
+        Self::new(dim, heads)?.with_neutral(neutral)
     }
 
     /// The bytes of `heads.safetensors`; [`Heads::from_safetensors`] reads them back to the same values.
@@ -303,6 +341,9 @@ impl Heads {
             tensors.push((format!("{name}.weight"), F32(vec![rows, head.dim], bytes_of(&head.weight))));
             tensors.push((format!("{name}.bias"), F32(vec![rows], bytes_of(&head.bias))));
         }
+        if let Some(place) = &self.neutral {
+            tensors.push((NEUTRAL.to_owned(), F32(vec![self.dim], bytes_of(place))));
+        }
         safetensors::serialize(tensors, Some(metadata)).map_err(|e| HeadsError::Container(e.to_string()))
     }
 }
@@ -313,18 +354,19 @@ fn read_head(
     labels: &str,
     dim: usize,
 ) -> Result<LinearHead, HeadsError> {
-    let values = |part: &str| -> Result<Vec<f32>, HeadsError> {
-        let key = format!("{name}.{part}");
-        let view =
-            tensors.tensor(&key).map_err(|_| HeadsError::Malformed(format!("tensor '{key}' is missing")))?;
-        if view.dtype() != Dtype::F32 {
-            return Err(HeadsError::Malformed(format!("tensor '{key}' is {:?}, not F32", view.dtype())));
-        }
-        let (fours, _) = view.data().as_chunks::<4>();
-        Ok(fours.iter().map(|b| f32::from_le_bytes(*b)).collect())
-    };
+    let values = |part: &str| read_values(tensors, &format!("{name}.{part}"));
     let labels = labels.split(',').map(str::to_owned).collect();
     LinearHead::new(name, labels, dim, values("weight")?, values("bias")?)
+}
+
+fn read_values(tensors: &SafeTensors<'_>, key: &str) -> Result<Vec<f32>, HeadsError> {
+    let view =
+        tensors.tensor(key).map_err(|_| HeadsError::Malformed(format!("tensor '{key}' is missing")))?;
+    if view.dtype() != Dtype::F32 {
+        return Err(HeadsError::Malformed(format!("tensor '{key}' is {:?}, not F32", view.dtype())));
+    }
+    let (fours, _) = view.data().as_chunks::<4>();
+    Ok(fours.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
 /// A shape and its values in little-endian f32.
@@ -396,6 +438,10 @@ mod tests {
         let heads = example();
         let bytes = heads.to_safetensors().unwrap();
         assert_eq!(Heads::from_safetensors(&bytes).unwrap(), heads);
+        let neutral = heads.with_neutral(Some([0.5, -1.0, 2.0].into())).unwrap();
+        let bytes = neutral.to_safetensors().unwrap();
+        assert_eq!(Heads::from_safetensors(&bytes).unwrap(), neutral);
+        assert_eq!(neutral.neutral().map(|place| place.to_vec()), Some(vec![0.5, -1.0, 2.0]));
     }
 
     #[test]

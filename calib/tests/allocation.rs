@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use semblance_calib::adapt::{AdaptConfig, Adapter, Budget};
+use semblance_calib::adapt::{AdaptConfig, Adapter, Budget, ProjectionConfig};
 use semblance_calib::temporal::{Buffers, TemporalBuffer};
 use semblance_calib::{HeadKind, Heads, LinearHead};
 
@@ -76,7 +76,8 @@ fn an_adapter_observes_without_allocating() {
     let weight = (0..labels.len() * DIM).map(|i| ((i * 31) % 17) as f32 / 50.0 - 0.16).collect();
     let head = LinearHead::new("expression", labels, DIM, weight, vec![0.0; 4]).unwrap();
     let heads = Heads::new(DIM, [(HeadKind::Expression, head)]).unwrap();
-    let mut adapter = Adapter::new(heads, None, AdaptConfig::default()).unwrap();
+    let config = AdaptConfig { projection: Some(ProjectionConfig::default()), ..AdaptConfig::default() };
+    let mut adapter = Adapter::new(heads, config).unwrap();
     let mut frame = vec![0.0; DIM];
     let begin = Instant::now();
     let count = allocations(|| {

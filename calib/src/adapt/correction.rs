@@ -58,6 +58,14 @@ impl Correction {
         Ok(Self { rank, shift, up, down })
     }
 
+    /// One that takes `shift` off every embedding, and does nothing else.
+    ///
+    /// # Errors
+    /// As [`Correction::new`].
+    pub fn shift_by(shift: Vec<f32>) -> Result<Self, CorrectionError> {
+        Self::new(0, shift, Vec::new(), Vec::new())
+    }
+
     /// Values of an embedding.
     pub fn dim(&self) -> usize {
         self.shift.len()
@@ -116,7 +124,7 @@ impl Correction {
         let folded = HeadKind::ALL.into_iter().filter_map(|kind| Some((kind, heads.get(kind)?)));
         let folded: Result<Vec<_>, _> =
             folded.map(|(kind, head)| Ok((kind, self.fold_head(kind.name(), head)?))).collect();
-        Heads::new(heads.dim(), folded?)
+        Heads::new(heads.dim(), folded?)?.with_neutral(heads.neutral().cloned())
     }
 
     fn fold_head(&self, name: &str, head: &LinearHead) -> Result<LinearHead, HeadsError> {

@@ -83,7 +83,8 @@ pub enum AdaptError {
 pub struct AdaptConfig {
     /// Whether the embedding is taken off by how far the user's neutral place lies from the population's.
     pub neutral: bool,
-    /// How the projection is trained; `None` to leave it at the identity.
+    /// How the projection is trained; `None`, the default, to leave it at the identity: on labelled clips the neutral place
+    /// alone was worth as much.
     pub projection: Option<ProjectionConfig>,
     /// What corrections are held to.
     pub bounds: Bounds,
@@ -93,12 +94,7 @@ pub struct AdaptConfig {
 
 impl Default for AdaptConfig {
     fn default() -> Self {
-        Self {
-            neutral: true,
-            projection: Some(ProjectionConfig::default()),
-            bounds: Bounds::default(),
-            seed: 0,
-        }
+        Self { neutral: true, projection: None, bounds: Bounds::default(), seed: 0 }
     }
 }
 
@@ -163,22 +159,14 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Learns a correction to `heads`. `population_neutral` `[dim]` is where the embeddings of people at rest lie, as the
-    /// bundle has it. Where it is unknown, the user's first place is taken for it: the shift then follows what changes
-    /// later, such as the light.
+    /// Learns a correction to `heads`. Where they do not know at which place the population rests ([`Heads::neutral`]), the
+    /// user's first place is taken for it: the shift then follows what changes later, such as the light.
     ///
     /// # Errors
-    /// [`AdaptError::NoExpressions`] and [`AdaptError::Size`].
-    pub fn new(
-        heads: Heads,
-        population_neutral: Option<Vec<f32>>,
-        config: AdaptConfig,
-    ) -> Result<Self, AdaptError> {
+    /// [`AdaptError::NoExpressions`].
+    pub fn new(heads: Heads, config: AdaptConfig) -> Result<Self, AdaptError> {
         let expressions = heads.expression().cloned().ok_or(AdaptError::NoExpressions)?;
         let dim = heads.dim();
-        if let Some(place) = &population_neutral {
-            check_size("a neutral place", place.len(), dim)?;
-        }
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         Ok(Self {
             neutral_row: expressions.labels().iter().position(|label| label == NEUTRAL),
@@ -187,7 +175,7 @@ impl Adapter {
             held_out_secs: f64::NEG_INFINITY,
             user: None,
             neutral: Neutral::new(dim),
-            reference: population_neutral,
+            reference: heads.neutral().map(|place| place.to_vec()),
             shift: vec![0.0; dim],
             trust: 1.0,
             projection: Projection::new(dim, config.projection.unwrap_or_default(), &mut rng),
@@ -393,15 +381,29 @@ impl Adapter {
         self.correction.fold(&self.heads)
     }
 
-    /// Goes on with other heads for the same embeddings, such as ones that were fitted to the user. What was learned for
-    /// the old ones is forgotten, and the user's neutral place of now counts as known to the new ones.
+    /// The user's face is at rest in these embeddings, as somebody says who saw it: what was taken for rest before is forgotten.
+    /// Those that are not sound are passed over.
+    pub fn rest<'a>(&mut self, embeddings: impl Iterator<Item = &'a [f32]>) {
+        let dim = self.heads.dim();
+        let sound = |e: &&[f32]| e.len() == dim && e.iter().all(|v| v.is_finite());
+        self.neutral.set(embeddings.filter(sound));
+        self.fresh = true;
+    }
+
+    /// Goes on with other heads for the same embeddings, such as ones that were fitted to the user. What the projection learned
+    /// for the old ones is forgotten. Where the new heads know at which place the population rests, they read embeddings
+    /// relative to the user's, as before; otherwise the user's place of now counts as known to them.
     ///
     /// # Errors
     /// [`AdaptError`]; nothing has changed then.
     pub fn rebase(&mut self, heads: Heads) -> Result<(), AdaptError> {
         check_size("an embedding", heads.dim(), self.heads.dim())?;
         let expressions = heads.expression().cloned().ok_or(AdaptError::NoExpressions)?;
-        self.reference = self.neutral.place().map(|(place, _)| place.to_vec());
+        let known = heads.neutral().map(|place| place.to_vec());
+        if known.is_none() {
+            self.shift.fill(0.0);
+        }
+        self.reference = known.or_else(|| self.neutral.place().map(|(place, _)| place.to_vec()));
         self.neutral_row = expressions.labels().iter().position(|label| label == NEUTRAL);
         let held_out = std::mem::replace(&mut self.held_out, Labelled::new(heads.dim(), HELD_OUT));
         for (moment, embedding) in held_out.data().iter() {
@@ -409,7 +411,6 @@ impl Adapter {
             debug_assert!(kept.is_ok(), "it was sound before");
         }
         self.projection.reset(&mut self.rng);
-        self.shift.fill(0.0);
         (self.trust, self.alarms, self.fresh) = (1.0, 0, true);
         self.correction = Correction::identity(heads.dim());
         (self.heads, self.expressions) = (heads, expressions);

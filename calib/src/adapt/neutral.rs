@@ -1,18 +1,22 @@
 //! Where a face's embedding lies while it rests.
 
+use std::cmp::Ordering;
+
 use super::vector::{add_scaled, distance};
 
 /// Moments at rest that are remembered.
 const MOMENTS: usize = 32;
 /// Moments at rest after which the place counts as known.
 const ENOUGH: usize = 8;
-/// Seconds between two of them, so that all of them span a minute of rest and more.
-const SPACING_SECS: f64 = 2.0;
+/// Seconds between two of them: at first, and once there are as many as are remembered, which then span three minutes.
+const SPACING_SECS: [f64; 2] = [1.0, 6.0];
 /// Frames further apart than this tell nothing of how a face moves.
 const MOTION_SECS: f64 = 0.5;
-/// Least probability of the neutral expression of a face at rest.
-const NEUTRAL_P: f32 = 0.5;
-/// Factor by which the running median of the motion follows a frame (a stochastic quantile).
+/// Least probability of the neutral expression: a face that is another one beyond doubt is not at rest, however long it lasts.
+const NEUTRAL_P: f32 = 0.07;
+/// Frames before which it is not known what a person mostly shows.
+const WARM_UP: u32 = 50;
+/// Factor by which a running median follows a frame (a stochastic quantile).
 const MEDIAN_FACTOR: f32 = 1.05;
 /// Moments next to each other in time are alike: so many of them tell as much as one.
 const ALIKE: f32 = 2.0;
@@ -22,9 +26,10 @@ const WEISZFELD_STEPS: usize = 4;
 /// Rows of `dim` values that a [`Neutral`] takes.
 pub(super) const ROWS: usize = MOMENTS + 3;
 
-/// The geometric median of the embeddings of the last 32 moments at rest: moments that read as neutral and in which
-/// the embedding moves less than it mostly does. Less than half of them being wrong moves it only a little (its
-/// breakdown point is 1/2).
+/// The geometric median of the embeddings of the last 32 moments at rest: moments that read as neutral as much as half of all
+/// do, and in which the embedding moves less than it mostly does. Less than half of them being wrong moves it only a little
+/// (its breakdown point is 1/2). What reads as neutral is compared with the person's own frames: a face that needs a
+/// correction most reads as neutral least.
 #[derive(Debug)]
 pub struct Neutral {
     dim: usize,
@@ -36,6 +41,9 @@ pub struct Neutral {
     previous_secs: f64,
     /// Running median of the distance between two frames.
     motion: Option<f32>,
+    /// Running median of the odds of the neutral expression, and the frames that it comes from.
+    odds: Option<f32>,
+    frames: u32,
     place: Vec<f32>,
     /// Median distance of the moments from the place.
     spread: f32,
@@ -55,6 +63,8 @@ impl Neutral {
             previous: vec![0.0; dim],
             previous_secs: f64::NEG_INFINITY,
             motion: None,
+            odds: None,
+            frames: 0,
             place: vec![0.0; dim],
             spread: 0.0,
             started: false,
@@ -68,8 +78,12 @@ impl Neutral {
         let still = self.is_still(t_secs, embedding);
         self.previous.copy_from_slice(embedding);
         self.previous_secs = t_secs;
-        let due = !(0.0..SPACING_SECS).contains(&(t_secs - self.kept_secs));
-        if !(still && due && neutral_p >= NEUTRAL_P) {
+        let odds = (neutral_p / (1.0 - neutral_p).max(1e-6)).clamp(1e-6, 1e6);
+        let neutral = follow(&mut self.odds, odds) != Ordering::Less && neutral_p >= NEUTRAL_P;
+        self.frames = self.frames.saturating_add(1);
+        let spacing = SPACING_SECS[usize::from(self.seen >= MOMENTS)];
+        let due = !(0.0..spacing).contains(&(t_secs - self.kept_secs));
+        if !(still && due && neutral && self.frames >= WARM_UP) {
             return false;
         }
         let slot = self.seen % MOMENTS;
@@ -84,11 +98,18 @@ impl Neutral {
             return false;
         }
         let moved = distance(embedding, &self.previous);
-        let motion = self.motion.get_or_insert(moved);
-        let still = moved <= *motion;
-        // After a stream that stood still, the median has a way to go.
-        *motion = if still { *motion / MEDIAN_FACTOR } else { (*motion * MEDIAN_FACTOR).max(moved / 100.0) };
-        still
+        // A picture that stands still is no face that does.
+        moved > 0.0 && follow(&mut self.motion, moved) != Ordering::Greater
+    }
+
+    /// Forgets everything, and takes these moments for rest: somebody says so who saw them.
+    pub fn set<'a>(&mut self, moments: impl Iterator<Item = &'a [f32]>) {
+        self.reset();
+        for moment in moments {
+            let slot = self.seen % MOMENTS;
+            self.moments[slot * self.dim..][..self.dim].copy_from_slice(moment);
+            self.seen += 1;
+        }
     }
 
     /// Moments at rest that are remembered.
@@ -152,8 +173,18 @@ impl Neutral {
         (self.seen, self.started) = (0, false);
         self.kept_secs = f64::NEG_INFINITY;
         self.previous_secs = f64::NEG_INFINITY;
-        self.motion = None;
+        (self.motion, self.odds, self.frames) = (None, None, 0);
     }
+}
+
+/// How a value lies to the running median of its kind, which then follows it.
+fn follow(median: &mut Option<f32>, value: f32) -> Ordering {
+    let median = median.get_or_insert(value);
+    let order = value.total_cmp(median);
+    // After a time without change the median has a way to go.
+    let up = (*median * MEDIAN_FACTOR).max(value / 100.0);
+    *median = if order == Ordering::Greater { up } else { *median / MEDIAN_FACTOR };
+    order
 }
 
 #[cfg(test)]
@@ -213,7 +244,7 @@ mod tests {
                 assert!(!happy && x < 0.03, "kept {x} at {t_secs}");
             }
         }
-        assert!(kept.windows(2).all(|pair| pair[1] - pair[0] >= SPACING_SECS));
+        assert!(kept.windows(2).all(|pair| pair[1] - pair[0] >= SPACING_SECS[0]));
         assert!(neutral.len() >= ENOUGH, "{}", neutral.len());
     }
 
@@ -224,7 +255,7 @@ mod tests {
         let mut rest = |neutral: &mut Neutral, x: f32, moments: usize| {
             let before = neutral.seen;
             while neutral.seen < before + moments {
-                neutral.observe(f64::from(frame) / 5.0, &[x], 1.0);
+                neutral.observe(f64::from(frame) / 5.0, &[x + (frame % 2) as f32 * 1e-4], 1.0);
                 frame += 1;
             }
             neutral.update();
@@ -232,7 +263,7 @@ mod tests {
         rest(&mut neutral, 1.0, ENOUGH - 1);
         assert!(neutral.place().is_none());
         rest(&mut neutral, 1.0, 1);
-        assert_eq!(neutral.place().unwrap(), ([1.0].as_slice(), 0.0));
+        assert!((neutral.place().unwrap().0[0] - 1.0).abs() < 1e-3);
         rest(&mut neutral, 5.0, MOMENTS);
         (0..20).for_each(|_| neutral.update());
         assert!((neutral.place().unwrap().0[0] - 5.0).abs() < 1e-3);

@@ -65,7 +65,8 @@ pub(crate) fn command(args: &FitArgs) -> anyhow::Result<()> {
     ensure!(!new.is_empty(), "{}: none of its {rows} rows has a label", at());
 
     let before = args.profile.open()?;
-    let candidate = Candidate::fit(&shipped.heads, &shipped.encoder, before.as_ref(), &new, &options)?;
+    let place = before.as_ref().and_then(|opened| opened.state.correction.as_ref());
+    let candidate = Candidate::fit(&shipped.heads, &shipped.encoder, before.as_ref(), &new, place, &options)?;
     let saved = if candidate.is_better() && !args.dry_run {
         let profiles = args.profile.profiles();
         Some(candidate.save(&profiles, &args.profile.user, "calib fit", now_unix_secs())?)
@@ -85,7 +86,7 @@ pub(crate) fn command(args: &FitArgs) -> anyhow::Result<()> {
             println!("kept as state {serial} of '{}'; calib rollback undoes it", args.profile.user);
         }
         None if candidate.is_better() => println!("nothing was kept (--dry-run)"),
-        None => println!("nothing was changed: no head is better than the shipped one by more than noise"),
+        None => println!("nothing was changed: nothing is better than as shipped by more than noise"),
     }
     Ok(())
 }

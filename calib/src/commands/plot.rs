@@ -34,7 +34,10 @@ fn lines(head: &Value) -> Vec<Line<'_>> {
 /// The heads with their verdict, in words.
 fn heads(report: &Value) -> impl Iterator<Item = (&Value, String)> {
     report["heads"].as_array().into_iter().flatten().map(|head| {
-        let name = head["head"].as_str().unwrap_or_default();
+        let name = match head["head"].as_str().unwrap_or_default() {
+            "rest" => "read relative to the face at rest",
+            name => name,
+        };
         let verdict = Verdict::deserialize(head).unwrap_or(Verdict::Unnamed);
         (head, format!("{name}: {verdict}"))
     })

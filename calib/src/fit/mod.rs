@@ -7,6 +7,7 @@ mod frame;
 pub(crate) mod judge;
 mod regression;
 pub(crate) mod report;
+mod rest;
 pub(crate) mod task;
 mod update;
 
@@ -16,12 +17,16 @@ use std::sync::Arc;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::dataset::{Dataset, DatasetError};
+use crate::dataset::{Dataset, DatasetError, Moment};
 use crate::heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, VALENCE_AROUSAL};
 use crate::metrics::Bootstrap;
 use crate::validate;
 pub use report::{Estimate, HeadFit, Metric, Verdict};
+pub use rest::{Rest, relative};
 pub use update::Updater;
+
+/// How many times as much as all labels the shipped head weighs where an expression has none.
+const UNJUDGED: f64 = 3.0;
 
 /// Why nothing could be fitted. (Too few labels is no error but a [`Verdict`].)
 #[derive(Debug, Error)]
@@ -47,6 +52,9 @@ pub enum FitError {
     /// A moment was refused.
     #[error(transparent)]
     Moment(#[from] DatasetError),
+    /// Moments as they were before are others than those that are fitted to.
+    #[error("the moments to compare with are not those that heads are fitted to")]
+    Before,
     /// An option is out of its range.
     #[error("fit option {0}")]
     Option(&'static str),
@@ -60,7 +68,10 @@ pub enum FitError {
 pub struct FitOptions {
     /// Strengths of the prior to choose from, each in `[1e-3, 1e9]`. Features are scaled to a mean squared length of
     /// one, so that a strength is about the number of labels that the shipped head outweighs. Where an expression has
-    /// no label at all, weaker ones than the number of labels are raised to it.
+    /// no label at all, weaker ones than three times the number of labels are raised to that.
+    ///
+    /// The default begins at 10. Weaker ones win wherever they are judged by stretches of the same session, and lose in
+    /// another light: what they learn is the place.
     pub strengths: Vec<f64>,
     /// Fewer blocks with a label are not judged. At least 2.
     pub min_blocks: usize,
@@ -81,7 +92,7 @@ pub struct FitOptions {
 impl Default for FitOptions {
     fn default() -> Self {
         Self {
-            strengths: vec![1.0, 3.0, 10.0, 30.0, 100.0, 300.0],
+            strengths: vec![10.0, 30.0, 100.0, 300.0],
             min_blocks: 4,
             min_labels: 12,
             tolerance: 3e-3,
@@ -122,6 +133,15 @@ impl FitOptions {
             HeadKind::ValenceArousal => VALENCE_AROUSAL.map(str::to_owned).to_vec(),
             HeadKind::ActionUnits => self.action_unit_labels.clone(),
         }
+    }
+
+    /// Why so many labels in so many stretches of time tell nothing.
+    fn too_few(&self, labels: usize, blocks: usize) -> Option<Verdict> {
+        let needed = self.min_labels.max(1);
+        if labels < needed {
+            return Some(Verdict::TooFewLabels { labels, needed });
+        }
+        (blocks < self.min_blocks).then_some(Verdict::TooFewBlocks { blocks, needed: self.min_blocks })
     }
 
     fn until(&self) -> dual::Until {
@@ -170,14 +190,34 @@ impl fmt::Display for Fitted {
 /// # Errors
 /// [`FitError`] for what does not fit together; too little data is a verdict.
 pub fn fit(heads: &Heads, data: &Dataset, options: &FitOptions) -> Result<Fitted, FitError> {
+    fit_against(heads, data, data, options)
+}
+
+/// As [`fit`], where the head in force reads the same moments as they are in `before`: the candidates read them relative to a
+/// face at rest, say, and have to be better by both together.
+///
+/// # Errors
+/// As [`fit`]; [`FitError::Before`] where these are other moments.
+pub fn fit_against(
+    heads: &Heads,
+    before: &Dataset,
+    data: &Dataset,
+    options: &FitOptions,
+) -> Result<Fitted, FitError> {
     options.check()?;
     check_dim(heads, data)?;
-    let fits = HeadKind::ALL.iter().map(|kind| fit_head(*kind, heads, data, options));
+    check_dim(heads, before)?;
+    let same =
+        |((a, _), (b, _)): ((&Moment, &[f32]), (&Moment, &[f32]))| a.t_secs == b.t_secs && a.block == b.block;
+    if before.len() != data.len() || !before.iter().zip(data.iter()).all(same) {
+        return Err(FitError::Before);
+    }
+    let fits = HeadKind::ALL.iter().map(|kind| fit_head(*kind, heads, before, data, options));
     let fits = fits.collect::<Result<Vec<_>, _>>()?;
     let kept = HeadKind::ALL.iter().filter_map(|kind| Some((*kind, heads.get(*kind)?.clone())));
     let accepted = fits.iter().filter(|fit| fit.verdict == Verdict::Accepted);
     let accepted = accepted.filter_map(|fit| Some((fit.kind, fit.candidate.clone()?)));
-    let heads = Heads::new(heads.dim(), kept.chain(accepted))?;
+    let heads = Heads::new(heads.dim(), kept.chain(accepted))?.with_neutral(heads.neutral().cloned())?;
     Ok(Fitted { fits, heads })
 }
 
@@ -191,6 +231,7 @@ fn check_dim(heads: &Heads, data: &Dataset) -> Result<(), FitError> {
 fn fit_head(
     kind: HeadKind,
     heads: &Heads,
+    before: &Dataset,
     data: &Dataset,
     options: &FitOptions,
 ) -> Result<HeadFit, FitError> {
@@ -216,13 +257,8 @@ fn fit_head(
     outcome.labels = task.rows.len();
     outcome.blocks = blocks.len();
     let classes = labelled.iter().filter(|labelled| **labelled).count();
-    if outcome.labels < options.min_labels.max(1) {
-        let needed = options.min_labels.max(1);
-        outcome.verdict = Verdict::TooFewLabels { labels: outcome.labels, needed };
-        return Ok(outcome);
-    }
-    if outcome.blocks < options.min_blocks {
-        outcome.verdict = Verdict::TooFewBlocks { blocks: outcome.blocks, needed: options.min_blocks };
+    if let Some(verdict) = options.too_few(outcome.labels, outcome.blocks) {
+        outcome.verdict = verdict;
         return Ok(outcome);
     }
     if kind == HeadKind::Expression && classes < 2 {
@@ -230,15 +266,16 @@ fn fit_head(
         return Ok(outcome);
     }
     // A class that nobody showed cannot be judged, and loses where the others grow surer of themselves: then the
-    // shipped head weighs at least as much as all labels together.
+    // shipped head weighs several times as much as all labels together.
     let unjudged = kind == HeadKind::Expression && classes < labelled.len();
-    let floor = if unjudged { outcome.labels as f64 } else { 0.0 };
+    let floor = if unjudged { UNJUDGED * outcome.labels as f64 } else { 0.0 };
     let mut strengths: Vec<f64> = options.strengths.iter().map(|s| s.max(floor)).collect();
     strengths.sort_unstable_by(f64::total_cmp);
     strengths.dedup();
     let validated = validate::leave_one_block_out(&task, data, &blocks, &strengths, options.until());
     let Some(mut validated) = validated else { return Ok(outcome) };
-    let before = validate::in_force(&task, data, &blocks);
+    let in_force = task::Task::new(kind, Arc::clone(&task.labels), heads.get(kind), before)?;
+    let before = validate::in_force(&in_force, before, &blocks);
     for block in &mut validated.held_out {
         block.chunks_exact_mut(task.outputs()).for_each(|logits| task.tell(logits));
     }

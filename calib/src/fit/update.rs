@@ -112,7 +112,7 @@ impl Updater {
             };
             heads.extend(head.map(|head| (kind, head)));
         }
-        Ok(Heads::new(self.heads.dim(), heads)?)
+        Ok(Heads::new(self.heads.dim(), heads)?.with_neutral(self.heads.neutral().cloned())?)
     }
 
     /// What it has learned from.

@@ -34,7 +34,7 @@ pub struct State {
     pub bundle: String,
     /// The user's heads.
     pub heads: Heads,
-    /// What adaptation without labels has learned, where it has.
+    /// What is done to embeddings before the heads read them: where the face rests is taken off, where that helps.
     pub correction: Option<Correction>,
     /// The labelled moments. `None` in older states of a history: labels are kept once.
     pub labelled: Option<Dataset>,
