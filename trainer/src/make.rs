@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, FILE_NAME};
 use crate::config;
 use crate::data::Clips;
 use crate::eval::{FinetuneConfig, Loaded, Report, bundle_report, encoder_probe, finetune};
-use crate::export::export;
+use crate::export::{export, put_neutral};
 use crate::prepare::{self, Layout, PrepareArgs};
 use crate::pretrain::{Place, PretrainConfig, pretrain};
 use crate::store::{Split, Store};
@@ -74,6 +74,7 @@ pub fn run(args: &MakeArgs) -> anyhow::Result<()> {
     let card = model_card(&recipe, &scores, &report)?;
     let difference = export(&tuned, &args.out, &recipe.name, scores.table(&report), Some(card))?;
     eprintln!("exported; max abs difference between tract and the trainer {difference:.1e}");
+    put_neutral(&store, &args.out)?;
     let shipped = bundle_report(&Bundle::open(&args.out)?, &store, Split::Test)?;
     ensure!(
         (shipped.accuracy - report.accuracy).abs() < 1e-3,

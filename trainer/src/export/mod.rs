@@ -1,6 +1,7 @@
 //! `trainer export`: an encoder and its head as a bundle, checked against the trainer's own numbers.
 
 mod graph;
+mod neutral;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,11 +18,13 @@ use semblance_face::{Bundle, CropTemplate, Encoder, Landmarker, Manifest};
 use tch::{Tensor, no_grad};
 
 pub use graph::{Dim, GraphWriter, Value};
+pub use neutral::put_neutral;
 
 use crate::checkpoint::{Checkpoint, floats};
 use crate::data::normalise;
 use crate::eval::{Loaded, checkpoint_head};
 use crate::nets::{Phase, Precision};
+use crate::store::Store;
 
 /// The encoder's file within a bundle.
 const ENCODER: &str = "encoder.onnx";
@@ -46,7 +49,7 @@ const CHECKED_PICTURES: usize = 16;
 #[derive(Clone, Debug, Args)]
 pub struct ExportArgs {
     /// The run (or its checkpoint file) whose encoder is exported; with a head if it was fine-tuned
-    #[arg(long, required_unless_present_any = ["finder", "landmarks"])]
+    #[arg(long, required_unless_present_any = ["finder", "landmarks", "neutral"])]
     pub checkpoint: Option<PathBuf>,
 
     /// The run of `trainer finder` whose network becomes the bundle's finder
@@ -56,6 +59,10 @@ pub struct ExportArgs {
     /// The run of `trainer landmarks` whose network becomes the bundle's landmark network
     #[arg(long)]
     pub landmarks: Option<PathBuf>,
+
+    /// A store whose neutral training pictures tell where the bundle's encoder has faces at rest
+    #[arg(long)]
+    pub neutral: Option<PathBuf>,
 
     /// Folder of the bundle; of one that is there, what is not exported anew stays
     #[arg(long)]
@@ -83,6 +90,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     if args.finder.is_some() || args.landmarks.is_some() {
         export_face_nets(args.finder.as_deref(), args.landmarks.as_deref(), &args.out)?;
         eprintln!("{}: the networks that find faces are in place", args.out.display());
+    }
+    if let Some(store) = &args.neutral {
+        let pictures = put_neutral(&Store::open(store)?, &args.out)?;
+        eprintln!("{}: faces at rest are where {pictures} neutral pictures are", args.out.display());
     }
     Ok(())
 }
