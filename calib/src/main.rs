@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{fit, manage, show};
+use commands::{fit, guide, manage, show};
 
 /// Fits heads to one person, and keeps what was fitted: shown, undone, carried elsewhere, deleted.
 #[derive(Debug, Parser)]
@@ -18,6 +18,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Guide a person through a session before the camera of a running edge, fit heads to them, and keep them if they are better
+    #[command(after_help = guide::EXAMPLES)]
+    Guide(guide::GuideArgs),
     /// Fit heads to the labels of a recording; they are kept where they are better on labels that they were not fitted on
     #[command(after_help = fit::EXAMPLES)]
     Fit(fit::FitArgs),
@@ -36,6 +39,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Guide(args) => guide::command(&args),
         Command::Fit(args) => fit::command(&args),
         Command::Show(args) => show::command(&args),
         Command::Rollback(args) => manage::rollback(&args),

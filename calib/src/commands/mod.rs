@@ -1,6 +1,7 @@
 //! The subcommands.
 
 pub(crate) mod fit;
+pub(crate) mod guide;
 pub(crate) mod manage;
 pub(crate) mod plot;
 pub(crate) mod show;
