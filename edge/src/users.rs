@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use semblance_calib::adapt::Correction;
 use semblance_calib::profile::{Opened, ProfileError, Profiles, UserName};
 use semblance_calib::{Heads, HeadsError};
 use thiserror::Error;
@@ -28,10 +29,29 @@ pub enum UsersError {
 pub struct Reading {
     /// Whose face every face is taken for.
     pub user: Option<Arc<str>>,
-    /// The heads.
+    /// The heads that were fitted: the user's own, or the shipped ones.
+    pub fitted: Heads,
+    /// What adaptation without labels has learned on them.
+    pub correction: Option<Correction>,
+    /// Both in one: what is read with.
     pub heads: Heads,
     /// Whether the heads are the user's own, and not the shipped ones.
     pub adapted: bool,
+}
+
+impl Reading {
+    fn new(
+        user: Option<Arc<str>>,
+        fitted: Heads,
+        correction: Option<Correction>,
+        adapted: bool,
+    ) -> Result<Self, HeadsError> {
+        let heads = match &correction {
+            Some(correction) => correction.fold(&fitted)?,
+            None => fitted.clone(),
+        };
+        Ok(Self { user, fitted, correction, heads, adapted })
+    }
 }
 
 /// The reading of now, swapped whole.
@@ -41,7 +61,9 @@ pub struct InForce(Mutex<Arc<Reading>>);
 impl InForce {
     /// The shipped heads, for anybody.
     pub fn new(shipped: Heads) -> Self {
-        Self(Mutex::new(Arc::new(Reading { user: None, heads: shipped, adapted: false })))
+        let fitted = shipped.clone();
+        let reading = Reading { user: None, fitted, correction: None, heads: shipped, adapted: false };
+        Self(Mutex::new(Arc::new(reading)))
     }
 
     /// The reading of now. Allocates nothing.
@@ -112,32 +134,54 @@ impl Users {
     pub fn choose(&self, user: Option<&UserName>) -> Result<Vec<String>, UsersError> {
         let mut notes = Vec::new();
         let own = match user {
-            Some(user) => self.heads_of(user, &mut notes)?,
+            Some(user) => self.own(user, &mut notes)?,
             None => None,
         };
-        self.in_force.put(Reading {
-            user: user.map(|user| user.as_str().into()),
-            adapted: own.is_some(),
-            heads: own.unwrap_or_else(|| self.shipped.clone()),
+        let name = user.map(|user| user.as_str().into());
+        self.in_force.put(match own {
+            Some(own) => Reading { user: name, ..own },
+            None => Reading { user: name, ..Reading::clone(&InForce::new(self.shipped.clone()).now()) },
         });
         Ok(notes)
     }
 
-    fn heads_of(&self, user: &UserName, notes: &mut Vec<String>) -> Result<Option<Heads>, UsersError> {
+    /// Reads with these heads from the next frame on, with the correction as it is, until somebody is chosen again: nothing of it
+    /// is kept.
+    ///
+    /// # Errors
+    /// Where the heads overflow with the correction; nothing has changed then.
+    pub fn try_heads(&self, fitted: Heads) -> Result<(), HeadsError> {
+        let now = self.in_force.now();
+        self.in_force.put(Reading::new(now.user.clone(), fitted, now.correction.clone(), true)?);
+        Ok(())
+    }
+
+    /// Reads with this correction from the next frame on, in place of the one before, until somebody is chosen again. Nothing of
+    /// it is kept: in the next run it is learned anew from where the profile says that the face rests.
+    ///
+    /// # Errors
+    /// Where the heads that come of it overflow; nothing has changed then.
+    pub fn correct(&self, correction: Correction) -> Result<(), HeadsError> {
+        let now = self.in_force.now();
+        self.in_force.put(Reading::new(now.user.clone(), now.fitted.clone(), Some(correction), true)?);
+        Ok(())
+    }
+
+    fn own(&self, user: &UserName, notes: &mut Vec<String>) -> Result<Option<Reading>, UsersError> {
         let Some(opened) = self.profiles.open(user)? else {
             notes.push(format!("'{user}' has no profile yet: the shipped heads are used"));
             return Ok(None);
         };
         notes.extend(opened.damaged.iter().map(ToString::to_string));
-        self.heads_in(&opened, user, notes)
+        self.reading_of(&opened, user, notes)
     }
 
-    fn heads_in(
+    fn reading_of(
         &self,
         opened: &Opened,
         user: &UserName,
         notes: &mut Vec<String>,
-    ) -> Result<Option<Heads>, UsersError> {
+    ) -> Result<Option<Reading>, UsersError> {
         let state = match opened.for_bundle(&self.encoder) {
             Ok(state) => state,
             Err(error) => {
@@ -146,18 +190,14 @@ impl Users {
             }
         };
         let refused = |reason: String| UsersError::Heads { user: user.clone(), reason };
-        let folded: Result<Heads, HeadsError> = match &state.correction {
-            Some(correction) => correction.fold(&state.heads),
-            None => Ok(state.heads.clone()),
-        };
-        let heads = folded.map_err(|error| refused(error.to_string()))?;
-        if heads.dim() != self.shipped.dim() {
-            let (found, expected) = (heads.dim(), self.shipped.dim());
+        if state.heads.dim() != self.shipped.dim() {
+            let (found, expected) = (state.heads.dim(), self.shipped.dim());
             return Err(refused(format!(
                 "its heads read embeddings of {found} values, but the encoder gives {expected}"
             )));
         }
-        Ok(Some(heads))
+        let reading = Reading::new(None, state.heads.clone(), state.correction.clone(), true);
+        reading.map(Some).map_err(|error| refused(error.to_string()))
     }
 }
 
@@ -216,5 +256,43 @@ mod tests {
         }
         users.choose(None).unwrap();
         assert_eq!(users.in_force().now(), before);
+    }
+
+    #[test]
+    fn a_correction_is_folded_into_what_is_read_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let profiles = Profiles::new(dir.path());
+        let users = Users::new(heads(3, 0.0), "sha", profiles.clone());
+        let ada: UserName = "ada".parse().unwrap();
+        let shift = |by: f32| Correction::shift_by(vec![by; 3]).unwrap();
+        let labels = vec!["neutral".to_owned(), "happy".to_owned()];
+        let weight = vec![1.0, 0.0, 0.0, 0.0, 1.0, 0.0];
+        let head = LinearHead::new("expression", labels, 3, weight, vec![0.0; 2]).unwrap();
+        let own = Heads::new(3, [(HeadKind::Expression, head)]).unwrap();
+        let state = State {
+            bundle: "sha".to_owned(),
+            heads: own.clone(),
+            correction: Some(shift(0.25)),
+            labelled: None,
+            saved_unix_secs: 1,
+            reason: String::new(),
+            report: String::new(),
+        };
+        profiles.save(&ada, &state, None).unwrap();
+        users.choose(Some(&ada)).unwrap();
+        // W (x - shift) = W x - W shift.
+        let bias = || users.in_force().now().heads.expression().unwrap().bias().to_vec();
+        assert_eq!((bias(), &users.in_force().now().fitted), (vec![-0.25, -0.25], &own));
+        users.correct(shift(0.5)).unwrap();
+        assert_eq!((bias(), &users.in_force().now().fitted), (vec![-0.5, -0.5], &own));
+        // Heads that are tried are read with the same correction; this one has no weights that it could touch.
+        users.try_heads(heads(3, 2.0)).unwrap();
+        let now = users.in_force().now();
+        assert_eq!(
+            (bias(), now.correction.as_ref(), now.user.as_deref()),
+            (vec![0.0, 2.0], Some(&shift(0.5)), Some("ada"))
+        );
+        users.choose(Some(&ada)).unwrap();
+        assert_eq!(bias(), [-0.25, -0.25], "nothing of it was kept");
     }
 }

@@ -114,6 +114,41 @@ fn common<'a>(a: &'a [Value], b: &'a [Value]) -> Vec<(&'a Value, &'a Value)> {
     pairs
 }
 
+/// Mean probability of an expression over the next predictions.
+fn probability(serving: &Serving, expression: &str) -> f64 {
+    const COUNT: usize = 8;
+    let stream = SseClient::open(serving.addr, "/v1/stream?events=prediction").take(COUNT);
+    let told = stream.map(|(_, data)| serde_json::from_str::<Value>(&data).unwrap());
+    told.map(|seen| seen["expression"]["p"][expression].as_f64().unwrap()).sum::<f64>() / COUNT as f64
+}
+
+#[test]
+fn what_is_said_is_seen_at_once_and_can_be_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let profiles = dir.path().join("profiles");
+    let args = ["--max-fps", "30", "--adapt-budget", "20%", "--profiles", profiles.to_str().unwrap()];
+    let serving = Serving::start("127.0.0.1", &args);
+    let mut client = Client { serving: &serving, spec: Spec::read(), seen: BTreeSet::new() };
+    client.get("put", "/v1/user", &json!({ "user": "bob" }));
+    client.wait_for("an adaptation", |s| s["adaptation"]["budget"] == 0.2);
+    // Nobody is disgusted for half a minute; whoever says so is believed until the next fit.
+    let before = probability(&serving, "disgust");
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(600));
+        client.get("post", "/v1/label", &json!({ "expression": "disgust" }));
+    }
+    let state = client.get("get", "/v1/calibration", &Value::Null);
+    assert!(state["trying"].as_u64() >= Some(8) && state["adapted"] == true, "{state}");
+    let told = probability(&serving, "disgust");
+    assert!(told > before + 0.1, "{told} after, {before} before");
+    client.get("post", "/v1/fit", &Value::Null);
+    let state = client.get("delete", "/v1/fit", &Value::Null);
+    assert_eq!(state["trying"], 0, "{state}");
+    let taken_back = probability(&serving, "disgust");
+    assert!(taken_back < told - 0.05, "{taken_back} after {told}");
+    assert!(!profiles.exists(), "nothing was kept");
+}
+
 #[test]
 fn a_person_is_calibrated_kept_and_undone() {
     let dir = tempfile::tempdir().unwrap();
@@ -192,13 +227,14 @@ fn a_person_is_calibrated_kept_and_undone() {
         "{state}"
     );
     let report = client.get("post", "/v1/fit", &nothing);
-    assert_eq!(client.serving.state()["adapted"], false, "nothing is in force before it is accepted");
+    assert!(!profiles.join("ada").exists(), "nothing is kept before it is accepted");
     assert_eq!(report["better"], true, "{report}");
     let state = client.get("post", "/v1/fit/accept", &nothing);
     assert_eq!(
         (&state["adapted"], &state["labels"]["total"], &state["candidate"]),
         (&json!(true), &json!(0), &nothing)
     );
+    assert_eq!(state["trying"], 0, "{state}");
     let adapted = predictions(&profiles, "ada");
     assert!(adapted.iter().all(|o| o["adapted"] == true));
     assert!(common(&before, &adapted).iter().any(|(a, b)| a["expression"] != b["expression"]));

@@ -428,7 +428,7 @@ fn every_head_of_a_bundle_is_shown_and_absent_ones_are_named() {
     let options = HttpOptions::new("127.0.0.1:0".parse().unwrap());
     let about = About { version: "0.0.0".to_owned(), source: "a test".to_owned(), labels: labels.clone() };
     let nobody = Users::new(heads_of(&labels), "", Profiles::new("/nowhere"));
-    let learner = Learner::start(Arc::new(nobody), &shared.hub).unwrap();
+    let learner = Arc::new(Learner::start(Arc::new(nobody), &shared.hub, None).unwrap());
     let server = Server::start(&options, Arc::clone(&shared), about, learner).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -29,7 +29,7 @@ fn start_here(limits: Limits) -> (Server, Arc<Shared>, SocketAddr) {
     let options = HttpOptions { limits, ..HttpOptions::new("127.0.0.1:0".parse().unwrap()) };
     let about = About { version: "0.0.0".to_owned(), ..About::default() };
     let nobody = Users::new(Heads::new(1, []).unwrap(), "", Profiles::new("/nowhere"));
-    let learner = Learner::start(Arc::new(nobody), &shared.hub).unwrap();
+    let learner = Arc::new(Learner::start(Arc::new(nobody), &shared.hub, None).unwrap());
     let server = Server::start(&options, Arc::clone(&shared), about, learner).unwrap();
     let addr = server.local_addr();
     (server, shared, addr)

@@ -5,11 +5,16 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use semblance_calib::adapt::Share;
+use semblance_calib::profile::Profiles;
 use semblance_edge::bench::BenchReport;
+use semblance_edge::learn::{Learner, Order};
+use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{self, RunOptions, Shared};
 use semblance_edge::source::{self, Capture, Next, Source, SourceOptions};
 use semblance_edge::stats::{Stage, Stats};
 use semblance_edge::telemetry::Telemetry;
+use semblance_edge::users::Users;
 use semblance_face::frame::Leniency;
 
 use super::PipelineArgs;
@@ -18,7 +23,8 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   edge bench --source clip.mp4 --frames 300        percentiles of every stage
   taskset -c 0 edge bench --source demo --json     on one core, as JSON
-  edge bench --source clip.mp4 --finder seeta      with SeetaFace instead of the bundle's own finder";
+  edge bench --source clip.mp4 --finder seeta      with SeetaFace instead of the bundle's own finder
+  edge bench --source clip.mp4 --adapt-budget 5%   rounds with and without adaptation in turn, and their ratio";
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -34,6 +40,11 @@ pub(crate) struct BenchArgs {
     #[arg(long)]
     find_only: bool,
 
+    /// Measure what learning without labels costs the frames: ten rounds of --frames, every other one with this share of
+    /// one core for it
+    #[arg(long, value_name = "SHARE", conflicts_with_all = ["find_only", "json"])]
+    adapt_budget: Option<Share>,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -43,6 +54,9 @@ pub(crate) struct BenchArgs {
 }
 
 pub(crate) fn command(args: &BenchArgs) -> anyhow::Result<()> {
+    if let Some(share) = args.adapt_budget {
+        return bench_adaptation(args, share);
+    }
     let mut stats = Stats::default();
     let wall =
         if args.find_only { bench_finder(args, &mut stats)? } else { bench_pipeline(args, &mut stats)? };
@@ -59,20 +73,51 @@ const WARM_UP_FRAMES: u64 = 10;
 /// The whole way of a frame; returns the time that all took.
 fn bench_pipeline(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
     let mut pipeline = args.pipeline.open(&args.pipeline.bundle()?)?;
-    let never = AtomicBool::new(false);
-    let mut measure = |frames: u64| -> anyhow::Result<Stats> {
-        let shared = Shared::default();
-        let source = open_recorded(&args.source, &shared.telemetry)?;
-        let options =
-            RunOptions { max_frames: Some(frames), find_every: args.pipeline.find_every, max_fps: None };
-        run::run(source, &mut pipeline, &shared, &options, &never)?;
-        let stats = shared.telemetry.stats().clone();
-        Ok(stats)
-    };
-    measure(WARM_UP_FRAMES)?;
+    measure(args, &mut pipeline, &Shared::default(), WARM_UP_FRAMES)?;
     let start = Instant::now();
-    *stats = measure(args.frames)?;
+    *stats = measure(args, &mut pipeline, &Shared::default(), args.frames)?;
     Ok(start.elapsed())
+}
+
+fn measure(args: &BenchArgs, pipeline: &mut Pipeline, shared: &Shared, frames: u64) -> anyhow::Result<Stats> {
+    let source = open_recorded(&args.source, &shared.telemetry)?;
+    let options =
+        RunOptions { max_frames: Some(frames), find_every: args.pipeline.find_every, max_fps: None };
+    run::run(source, pipeline, shared, &options, &AtomicBool::new(false))?;
+    let stats = shared.telemetry.stats().clone();
+    Ok(stats)
+}
+
+/// What adaptation costs the frames: rounds without and with it in turn, so that whatever else goes on meets both alike.
+fn bench_adaptation(args: &BenchArgs, share: Share) -> anyhow::Result<()> {
+    const PAIRS: usize = 5;
+    let bundle = args.pipeline.bundle()?;
+    let mut pipeline = args.pipeline.open(&bundle)?;
+    let shipped = pipeline.in_force().now().heads.clone();
+    // Nobody is chosen, so that no profile is touched.
+    let nowhere = Profiles::new(std::env::temp_dir().join("semblance-bench"));
+    let users = Arc::new(Users::new(shipped, &bundle.manifest().encoder.file.sha256, nowhere));
+    pipeline = pipeline.reading(Arc::clone(users.in_force())).with_embeddings(true);
+    measure(args, &mut pipeline, &Shared::default(), WARM_UP_FRAMES)?;
+    let mut medians = [Vec::new(), Vec::new()];
+    for _ in 0..PAIRS {
+        for (medians, share) in medians.iter_mut().zip([None, Some(share)]) {
+            let shared = Shared::default();
+            let learner = Learner::start(Arc::clone(&users), &shared.hub, share)?;
+            let stats = measure(args, &mut pipeline, &shared, args.frames)?;
+            medians.push(stats.quantile_ms(Stage::Total, 0.5));
+            let told = learner.ask(Order::Tell)?;
+            log::debug!("{share:?}: {}", told["adaptation"]);
+        }
+    }
+    let [off, on] = medians.map(|mut medians| {
+        medians.sort_unstable_by(f64::total_cmp);
+        medians[PAIRS / 2]
+    });
+    println!("p50 of a frame, median of {PAIRS} rounds of {} frames each, in turn", args.frames);
+    println!("  without adaptation   {off:.3} ms");
+    println!("  with adaptation      {on:.3} ms   {:+.2} %", 100.0 * (on / off - 1.0));
+    Ok(())
 }
 
 fn open_recorded(spec: &str, telemetry: &Arc<Telemetry>) -> anyhow::Result<Box<dyn Source>> {

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::Context;
 use clap::Args;
 use semblance_edge::http::{self, About, HttpError, HttpOptions, Server};
 use semblance_edge::learn::Learner;
 use semblance_edge::logging::tell;
 use semblance_edge::run::Shared;
-use semblance_edge::users::Users;
 
 use super::StateArgs;
 
@@ -68,20 +66,23 @@ impl HttpArgs {
         self.state.dir()
     }
 
-    /// Starts the server, and what learns the user through it, where one is asked for or usual. Where nobody asked, that there
-    /// is none is no failure.
+    /// Where the server is to be, if at all, and whether somebody asked for it.
+    pub(crate) fn wanted(&self, live: bool) -> Option<(SocketAddr, bool)> {
+        match self.http {
+            Some(HttpChoice::At(addr)) => Some((addr, true)),
+            None if live => Some((http::DEFAULT_ADDR, false)),
+            None | Some(HttpChoice::Off) => None,
+        }
+    }
+
+    /// Starts the server where it is [`HttpArgs::wanted`]. Where nobody asked, that there is none is no failure.
     pub(crate) fn start(
         &self,
-        live: bool,
+        (addr, asked): (SocketAddr, bool),
         shared: &Arc<Shared>,
         about: About,
-        users: Arc<Users>,
+        learner: Arc<Learner>,
     ) -> anyhow::Result<Option<Server>> {
-        let (addr, asked) = match self.http {
-            Some(HttpChoice::At(addr)) => (addr, true),
-            None if live => (http::DEFAULT_ADDR, false),
-            None | Some(HttpChoice::Off) => return Ok(None),
-        };
         let options = HttpOptions {
             state_dir: Some(self.state.dir()),
             allowed_hosts: self.http_host.clone(),
@@ -89,7 +90,6 @@ impl HttpArgs {
             keeps_run: asked,
             ..HttpOptions::new(addr)
         };
-        let learner = Learner::start(users, &shared.hub).context("cannot start a thread")?;
         let server = match Server::start(&options, Arc::clone(shared), about, learner) {
             Err(error @ (HttpError::Taken { .. } | HttpError::Listen { .. })) if !asked => {
                 log::warn!("no dashboard: {error}");

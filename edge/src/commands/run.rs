@@ -2,14 +2,17 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
+use semblance_calib::adapt::Share;
 use semblance_edge::http::{About, Server};
 use semblance_edge::hub::{Overflow, Subscription};
+use semblance_edge::learn::Learner;
 use semblance_edge::logging::{LogFormat, tell};
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::run::{self, RunOptions, Shared};
@@ -85,6 +88,11 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     user: UserArgs,
 
+    /// How much of one core may go into learning without labels where the face rests, as 5%, or off [default: 5% for live
+    /// sources, off for recordings, which are then read the same each time]
+    #[arg(long, value_name = "SHARE", env = "SEMBLANCE_ADAPT_BUDGET")]
+    adapt_budget: Option<AdaptBudget>,
+
     #[command(flatten)]
     http: HttpArgs,
 
@@ -139,6 +147,22 @@ enum Smooth {
     OneEuro,
 }
 
+/// What learning without labels may take.
+#[derive(Clone, Copy, Debug)]
+struct AdaptBudget(Option<Share>);
+
+impl FromStr for AdaptBudget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<Share>() {
+            _ if text == "off" => Ok(Self(None)),
+            Ok(share) => Ok(Self(Some(share))),
+            Err(_) => Err("give a percentage of one core above 0 and up to 100, as 5%, or off".to_owned()),
+        }
+    }
+}
+
 /// A number of frames a second.
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -187,6 +211,8 @@ pub(crate) struct Opened<'a> {
     shared: Arc<Shared>,
     source: Box<dyn Source>,
     server: Option<Server>,
+    /// What learns the user, with or without a server.
+    learner: Option<Arc<Learner>>,
     sinks: Vec<sink::Running>,
 }
 
@@ -219,8 +245,16 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
         labels: labels.clone(),
     };
     // Before any file is touched: where its address is taken, this may be a second one of the same run.
-    let server = args.http.start(is_live && args.play_fps.is_none(), &shared, about, users)?;
-    pipeline = pipeline.with_embeddings(args.record.is_some() || server.is_some());
+    let is_lived = is_live && args.play_fps.is_none();
+    let wanted = args.http.wanted(is_lived);
+    let share = args.adapt_budget.unwrap_or(AdaptBudget(is_lived.then_some(Share::DEFAULT))).0;
+    let learner = (wanted.is_some() || share.is_some()).then(|| Learner::start(users, &shared.hub, share));
+    let learner = learner.transpose().context("cannot start a thread")?.map(Arc::new);
+    let server = match wanted.zip(learner.as_ref()) {
+        Some((wanted, learner)) => args.http.start(wanted, &shared, about, Arc::clone(learner))?,
+        None => None,
+    };
+    pipeline = pipeline.with_embeddings(args.record.is_some() || learner.is_some());
     let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
     let append = again || (is_live && args.play_fps.is_none());
     let mut opened: Vec<(Box<dyn Sink>, Subscription)> = Vec::new();
@@ -235,13 +269,13 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     let start = |(sink, subscription)| sink::start(sink, subscription, Arc::clone(&shared.telemetry));
     let sinks: io::Result<_> = opened.into_iter().map(start).collect();
     let sinks = sinks.context("cannot start a thread")?;
-    Ok(Opened { args, pipeline, shared, source, server, sinks })
+    Ok(Opened { args, pipeline, shared, source, server, learner, sinks })
 }
 
 impl Opened<'_> {
     /// Runs once.
     pub(crate) fn run(self, signals: &Signals) -> anyhow::Result<Outcome> {
-        let Self { args, mut pipeline, shared, source, server, sinks } = self;
+        let Self { args, mut pipeline, shared, source, server, learner, sinks } = self;
         let is_live = source.pace() == Pace::Live;
         let reporter = Reporter::start(Arc::clone(&shared)).context("cannot start a thread")?;
         let start = Instant::now();
@@ -255,7 +289,7 @@ impl Opened<'_> {
         let finished = sink::finish(sinks, DRAIN, || !is_live && !signals.stop().load(Ordering::Relaxed));
         let reload = signals.take_reload();
         service::notify_end(reload);
-        drop((reporter, server));
+        drop((reporter, server, learner));
         {
             let stats = shared.telemetry.stats();
             if stats.frames > 0 || result.is_ok() {

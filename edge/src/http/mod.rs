@@ -118,7 +118,7 @@ pub enum HttpError {
 #[derive(Debug)]
 struct Context {
     monitor: Monitor,
-    learner: Learner,
+    learner: Arc<Learner>,
     events: Events,
     preview: preview::Frames,
     guard: Guard,
@@ -150,7 +150,7 @@ impl Server {
         options: &HttpOptions,
         shared: Arc<Shared>,
         about: About,
-        learner: Learner,
+        learner: Arc<Learner>,
     ) -> Result<Self, HttpError> {
         let token_file = match &options.state_dir {
             _ if options.addr.ip().is_loopback() => None,

@@ -1,21 +1,27 @@
 //! What the learning thread has before it: the person's recent moments, the session, the labels, the candidate.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use semblance_calib::candidate::Candidate;
+use semblance_calib::adapt::{Correction, Share};
+use semblance_calib::candidate::{Candidate, CandidateError};
 use semblance_calib::dataset::is_rating;
-use semblance_calib::fit::FitOptions;
+use semblance_calib::fit::{FitError, FitOptions, Rest, Updater, relative};
+use semblance_calib::heads::NEUTRAL;
 use semblance_calib::labelled::{CAPACITY, Labelled};
 use semblance_calib::profile::{UserName, now_unix_secs};
 use semblance_calib::session::{Protocol, Session, Sight};
-use semblance_calib::{Dataset, Label, Moment};
+use semblance_calib::{Dataset, Heads, HeadsError, Label, Moment};
 use serde_json::{Map, Value, json};
 
+use super::adapting::Adapting;
 use super::recent::Recent;
 use super::{Answer, LearnError, Order};
 use crate::prediction::{FrameReport, Prediction};
 use crate::users::Users;
 
+/// Strength of the prior where what was said is to be seen at once: some ten moments outweigh the heads of before.
+const AT_ONCE: f64 = 10.0;
 /// Without a span, a label is for so many seconds before it was given: an expression is over when one has found the button.
 const LABEL_SECS: f64 = 1.0;
 
@@ -26,16 +32,52 @@ pub(super) struct Desk {
     session: Option<Session>,
     /// What was said since the last fit that was kept.
     labels: Labelled,
+    /// What was said since then, learned at once and unjudged, on the heads of before.
+    trial: Option<(Heads, Updater)>,
     candidate: Option<Candidate>,
+    /// How much of a core learning without labels may take; `None` for no such learning.
+    share: Option<Share>,
+    adapting: Option<Adapting>,
 }
 
 impl Desk {
-    pub(super) fn new(users: Arc<Users>) -> Self {
+    pub(super) fn new(users: Arc<Users>, share: Option<Share>) -> Self {
         let dim = users.shipped().dim();
         // What is in force was chosen under a name that was sound.
         let user = users.in_force().now().user.as_deref().and_then(|name| name.parse().ok());
         let (recent, labels) = (Recent::default(), Labelled::new(dim, CAPACITY));
-        Self { users, user, recent, session: None, labels, candidate: None }
+        let (session, trial, candidate) = (None, None, None);
+        let mut desk = Self { users, user, recent, session, labels, trial, candidate, share, adapting: None };
+        desk.start_adapting();
+        desk
+    }
+
+    /// Learns without labels on what is in force now.
+    fn start_adapting(&mut self) {
+        let reading = self.users.in_force().now();
+        self.adapting = self.share.and_then(|share| match Adapting::start(share, &reading) {
+            Ok(adapting) => Some(adapting),
+            Err(error) => {
+                log::warn!("no adaptation: {error}");
+                None
+            }
+        });
+    }
+
+    /// Goes on learning without labels, on heads that are new for the same person.
+    fn go_on_adapting(&mut self) {
+        let reading = self.users.in_force().now();
+        if let Some(Err(error)) = self.adapting.as_mut().map(|adapting| adapting.rebase(&reading)) {
+            log::warn!("no adaptation: {error}");
+            self.adapting = None;
+        }
+    }
+
+    /// Learns without labels for a few milliseconds, where there is time for it.
+    pub(super) fn adapt(&mut self, clock: impl FnMut() -> Duration) {
+        if let Some(adapting) = &mut self.adapting {
+            adapting.work(&self.users, clock);
+        }
     }
 
     /// Takes a frame. The largest face is the person's.
@@ -46,6 +88,9 @@ impl Desk {
         let embedding = largest.and_then(|(i, _)| report.embeddings.get(i * dim..(i + 1) * dim));
         if let Some(embedding) = embedding {
             self.recent.push(report.t, embedding);
+        }
+        if let Some(adapting) = &mut self.adapting {
+            adapting.observe(report, largest.map(|(face, _)| face));
         }
         let Some(session) = &mut self.session else { return };
         let [x, y, width, height] = largest.map_or([0.0; 4], |(_, face)| face.bbox);
@@ -101,12 +146,17 @@ impl Desk {
             Order::Reject => {
                 self.candidate.take().ok_or_else(no_candidate)?;
                 self.forget();
+                if self.trial.take().is_some() {
+                    self.users.choose(self.user.as_ref())?;
+                    self.start_adapting();
+                }
             }
             Order::Rollback(to) => {
                 let user = self.person()?.clone();
                 self.users.profiles().rollback(&user, to, now_unix_secs())?;
                 self.users.choose(Some(&user))?;
-                self.candidate = None;
+                (self.candidate, self.trial) = (None, None);
+                self.start_adapting();
             }
         }
         Ok(self.state(now_secs))
@@ -120,6 +170,8 @@ impl Desk {
             self.forget();
         }
         self.user = user;
+        self.trial = None;
+        self.start_adapting();
         Ok(json!(notes))
     }
 
@@ -173,12 +225,15 @@ impl Desk {
         let held = self.recent.span_secs();
         let span = span.or_else(|| held.map(|[_, newest]| [newest - LABEL_SECS, newest]));
         let label = Label { expression: row, valence_arousal, action_units: None };
-        let (mut taken, block) = (0, self.labels.data().next_block());
+        let (mut taken, block) = (Dataset::new(self.labels.data().dim()), self.labels.data().next_block());
         for (t_secs, embedding) in span.into_iter().flat_map(|span| self.recent.between(span)) {
             let moment = Moment { t_secs, block, label };
-            taken += usize::from(self.labels.push(moment, embedding).is_ok());
+            if self.labels.push(moment, embedding).is_ok() {
+                // The store took it, so that it is sound.
+                let _ = taken.push(moment, embedding);
+            }
         }
-        if taken == 0 {
+        if taken.is_empty() {
             return Err(LearnError::Conflict(match held {
                 Some([from, to]) => {
                     format!("no face was seen then: what is remembered is from {from:.1} s to {to:.1} s")
@@ -186,7 +241,69 @@ impl Desk {
                 None => "no face has been seen yet".to_owned(),
             }));
         }
+        if let Err(error) = self.learn_at_once(&taken) {
+            log::warn!("a label is not learned before the next fit: {error}");
+        }
         Ok(())
+    }
+
+    /// What was said is seen at once. It is not judged before a fit, and nothing of it is kept.
+    fn learn_at_once(&mut self, said: &Dataset) -> Result<(), LearnError> {
+        let moved = said.moments().iter().any(|moment| self.is_neutral(moment)) && self.find_rest()?;
+        let (before, updater) = self.try_labels(said, moved).map_err(CandidateError::from)?;
+        let heads = updater.heads().map_err(CandidateError::from)?;
+        self.users.try_heads(heads).map_err(unlearned)?;
+        self.trial = Some((before, updater));
+        self.go_on_adapting();
+        Ok(())
+    }
+
+    fn is_neutral(&self, moment: &Moment) -> bool {
+        let row = moment.label.expression.and_then(|row| self.expressions().get(usize::from(row)));
+        row.is_some_and(|label| label == NEUTRAL)
+    }
+
+    /// Reads relative to where the face rests, as far as the labels tell; whether they do.
+    fn find_rest(&mut self) -> Result<bool, LearnError> {
+        let found = Rest::of(self.users.shipped(), self.labels.data(), &FitOptions::default());
+        let Some(rest) = found.map_err(CandidateError::from)? else { return Ok(false) };
+        let Ok(place) = Correction::shift_by(rest.shift().to_vec()) else { return Ok(false) };
+        self.users.correct(place).map_err(unlearned)?;
+        self.rest_adapting();
+        Ok(true)
+    }
+
+    /// Adaptation starts from the moments that are labelled neutral.
+    fn rest_adapting(&mut self) {
+        let Some(mut adapting) = self.adapting.take() else { return };
+        let neutral = self.labels.data().iter().filter(|(moment, _)| self.is_neutral(moment));
+        let mut moments = neutral.map(|(_, embedding)| embedding).peekable();
+        if moments.peek().is_some() {
+            adapting.rest(moments);
+        }
+        self.adapting = Some(adapting);
+    }
+
+    /// The heads of before, and what the labels make of them. Where the face has `moved`, all labels are learned anew.
+    fn try_labels(&mut self, said: &Dataset, moved: bool) -> Result<(Heads, Updater), FitError> {
+        let reading = self.users.in_force().now();
+        let as_read = |data: &Dataset| match &reading.correction {
+            Some(correction) => relative(data, correction),
+            None => Ok(data.clone()),
+        };
+        match self.trial.take() {
+            Some((before, mut updater)) if !moved => {
+                as_read(said)?.iter().try_for_each(|(moment, embedding)| updater.push(*moment, embedding))?;
+                Ok((before, updater))
+            }
+            trial => {
+                let before = trial.map_or_else(|| reading.fitted.clone(), |(before, _)| before);
+                let all = as_read(self.labels.data())?;
+                let options = FitOptions { strengths: vec![AT_ONCE], ..FitOptions::default() };
+                let updater = Updater::new(&before, all, None, &options)?;
+                Ok((before, updater))
+            }
+        }
     }
 
     fn fit(&mut self) -> Answer {
@@ -201,7 +318,8 @@ impl Desk {
         let profile = self.users.profiles().open(&user)?;
         let (shipped, bundle) = (self.users.shipped(), self.users.encoder());
         let options = FitOptions::default();
-        let candidate = Candidate::fit(shipped, bundle, profile.as_ref(), self.labels.data(), &options)?;
+        let (new, place) = (self.labels.data(), &self.users.in_force().now().correction);
+        let candidate = Candidate::fit(shipped, bundle, profile.as_ref(), new, place.as_ref(), &options)?;
         let report = candidate.report().clone();
         self.candidate = Some(candidate);
         Ok(report)
@@ -211,13 +329,16 @@ impl Desk {
         let user = self.person()?.clone();
         let candidate = self.candidate.as_ref().ok_or_else(no_candidate)?;
         if !candidate.is_better() {
-            let sentence = "no head is better than the shipped one by more than noise: more labels may help";
+            let sentence = "nothing is better than as shipped by more than noise: more labels may help";
             return Err(LearnError::Conflict(sentence.to_owned()));
         }
         let serial = candidate.save(self.users.profiles(), &user, "calibration", now_unix_secs())?;
         log::info!("the profile of {user} is at state {serial}");
+        self.rest_adapting();
         self.forget();
+        self.trial = None;
         self.users.choose(Some(&user))?;
+        self.go_on_adapting();
         Ok(())
     }
 
@@ -227,7 +348,9 @@ impl Desk {
             "adapted": self.users.in_force().now().adapted,
             "session": self.session.as_ref().map(|session| session.snapshot(now_secs)),
             "labels": self.counts(self.labels.data()),
+            "trying": self.trial.as_ref().map_or(0, |(_, updater)| updater.data().len()),
             "candidate": self.candidate.as_ref().map(Candidate::report),
+            "adaptation": self.adapting.as_ref().map(Adapting::tell),
         })
     }
 
@@ -240,6 +363,10 @@ impl Desk {
         let rated = data.moments().iter().filter(|moment| moment.label.valence_arousal.is_some()).count();
         json!({ "total": data.len(), "expression": expressions, "valence_arousal": rated })
     }
+}
+
+fn unlearned(error: HeadsError) -> LearnError {
+    LearnError::Candidate(FitError::from(error).into())
 }
 
 fn check_rating(both: [f32; 2]) -> Result<(), LearnError> {

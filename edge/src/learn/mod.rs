@@ -1,6 +1,7 @@
 //! Learning the user while a run goes on: guided calibration, labels, fits. One thread has all of it; who wants something asks
 //! it, and nothing of it ever waits on the way of a frame.
 
+mod adapting;
 mod desk;
 mod recent;
 
@@ -9,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
+use semblance_calib::adapt::Share;
 use semblance_calib::candidate::CandidateError;
 use semblance_calib::profile::{ProfileError, UserName};
 use semblance_calib::session::{Protocol, SessionError};
@@ -95,6 +97,9 @@ type Answer = Result<Value, LearnError>;
 const QUEUE: usize = 32;
 /// How long time may stand still for a session where no frame comes.
 const TICK: Duration = Duration::from_millis(50);
+/// Priority of learning, as `nice` counts it.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 /// A fit takes a tenth of a second; a device may be ten times as slow, and busy.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -107,14 +112,14 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Watches the hub, whose reports have to carry embeddings.
+    /// Watches the hub, whose reports have to carry embeddings. With a `share` of a core, it learns from time itself, too.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(users: Arc<Users>, hub: &Hub) -> std::io::Result<Self> {
+    pub fn start(users: Arc<Users>, hub: &Hub, share: Option<Share>) -> std::io::Result<Self> {
         let subscription = hub.watch("learning", QUEUE);
         let (orders, queue) = bounded(QUEUE);
-        let desk = Desk::new(Arc::clone(&users));
+        let desk = Desk::new(Arc::clone(&users), share);
         let thread = std::thread::Builder::new()
             .name("learn".to_owned())
             .spawn(move || work(desk, &subscription, &queue))?;
@@ -148,6 +153,7 @@ impl Drop for Learner {
 }
 
 fn work(mut desk: Desk, subscription: &Subscription, orders: &Receiver<(Order, Sender<Answer>)>) {
+    yield_to_frames();
     let begun = Instant::now();
     let mut reports = subscription.receiver().clone();
     loop {
@@ -168,5 +174,15 @@ fn work(mut desk: Desk, subscription: &Subscription, orders: &Receiver<(Order, S
             },
             default(TICK) => desk.tick(begun.elapsed().as_secs_f64()),
         }
+        desk.adapt(|| begun.elapsed());
+    }
+}
+
+/// Where cores are few, frames go first.
+fn yield_to_frames() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: it reads nothing but its numbers; on Linux 0 is the calling thread, and a refusal changes nothing.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS);
     }
 }
