@@ -5,8 +5,8 @@ use thiserror::Error;
 
 use crate::adapt::Correction;
 use crate::dataset::{Dataset, DatasetError, Moment};
-use crate::fit::{FitError, FitOptions, Fitted, Rest, Verdict, fit_against, relative};
-use crate::heads::Heads;
+use crate::fit::{FitError, FitOptions, Fitted, Rest, Verdict, Views, fit_views, relative, without};
+use crate::heads::{HeadKind, Heads};
 use crate::labelled::{CAPACITY, Labelled};
 use crate::profile::{Disk, MAX_REPORT, Opened, ProfileError, Profiles, State, UserName};
 
@@ -31,7 +31,7 @@ pub struct Candidate {
     /// Where the face rests, if that helps or was known before.
     place: Option<Correction>,
     is_better: bool,
-    fitted: Fitted,
+    heads: Heads,
     /// Relative to the face at rest.
     data: Dataset,
     report: Value,
@@ -45,8 +45,9 @@ impl Candidate {
     /// profile knows.
     ///
     /// First it is learned from the moments labelled neutral where the face rests ([`Rest`]); heads are fitted to all moments
-    /// relative to that, and have to be better than the shipped ones on the moments as they are. Where there is none, or neither
-    /// it nor a head on it is better, the new moments are read relative to `place`, the one that is in force.
+    /// relative to that, and have to be better than the shipped ones on the moments as they are. Where there is none, or it makes
+    /// expressions no better, alone or with the head on it, the new moments are read relative to `place`, the one that is in
+    /// force. A head that is not better now, but was when the profile's state was saved, stays.
     ///
     /// # Errors
     /// [`CandidateError`]; too little data is a verdict in the report.
@@ -58,43 +59,67 @@ impl Candidate {
         place: Option<&Correction>,
         options: &FitOptions,
     ) -> Result<Self, CandidateError> {
-        let known = profile.map(|opened| opened.for_bundle(bundle)).transpose()?;
-        let known = known.and_then(|state| state.labelled.as_ref());
+        let state = profile.map(|opened| opened.for_bundle(bundle)).transpose()?;
+        let known = state.and_then(|state| Some((state.labelled.as_ref()?, state.correction.as_ref())));
         let rest = Rest::of(shipped, new, options)?;
-        let helps = rest.as_ref().is_some_and(|rest| rest.verdict == Verdict::Accepted);
         let found = rest.as_ref().and_then(|rest| Correction::shift_by(rest.shift().to_vec()).ok());
         let old = place.and_then(|place| Correction::shift_by(place.shift().to_vec()).ok());
-        let at = |place: Option<&Correction>| -> Result<(Dataset, Fitted), CandidateError> {
-            let data = match place {
-                Some(place) => joined(known, &relative(new, place)?)?,
-                None => joined(known, new)?,
+        let before = joined(known.map(|(known, _)| known), new)?;
+        let at = |place: Option<&Correction>, held_out: Option<&Dataset>| -> Result<_, CandidateError> {
+            let read = |data: &Dataset, place: Option<&Correction>| match place {
+                Some(place) => relative(data, place),
+                None => Ok(data.clone()),
             };
-            let fitted = fit_against(shipped, &joined(known, new)?, &data, options)?;
+            // Without a place of its own, what is known was seen where the new moments are.
+            let known = known.map(|(known, own)| read(known, own.or(place))).transpose()?;
+            let new = read(new, place)?;
+            let data = joined(known.as_ref(), &new)?;
+            let held_out = joined(known.as_ref(), held_out.unwrap_or(&new))?;
+            let views = Views { before: &before, fitted: &data, held_out: &held_out };
+            let fitted = fit_views(shipped, views, options)?;
             Ok((data, fitted))
         };
-        let mut place = found.or_else(|| old.clone());
-        let (mut data, mut fitted) = at(place.as_ref())?;
-        let is_accepted = |fitted: &Fitted| fitted.fits.iter().any(|fit| fit.verdict == Verdict::Accepted);
-        if place != old && !helps && !is_accepted(&fitted) {
+        let helps = rest.as_ref().is_some_and(|rest| rest.verdict == Verdict::Accepted);
+        let is_judged = rest.as_ref().is_some_and(|rest| !rest.metrics.is_empty());
+        let is_accepted = |fitted: &Fitted, kind: HeadKind| fitted.get(kind).verdict == Verdict::Accepted;
+        let any = |fitted: &Fitted| HeadKind::ALL.into_iter().any(|kind| is_accepted(fitted, kind));
+        let held_out = rest.as_ref().map(|rest| rest.held_out(new)).transpose()?;
+        let (mut place, (mut data, mut fitted)) = match found {
+            Some(found) => (Some(found.clone()), at(Some(&found), held_out.as_ref())?),
+            None => (old.clone(), at(old.as_ref(), None)?),
+        };
+        let with_place =
+            helps || if is_judged { is_accepted(&fitted, HeadKind::Expression) } else { any(&fitted) };
+        if held_out.is_some() && !with_place {
+            (data, fitted) = at(old.as_ref(), None)?;
             place = old;
-            (data, fitted) = at(place.as_ref())?;
         }
-        let is_better = helps || is_accepted(&fitted);
+        // Heads that were learned relative to a face at rest are no heads for moments as they are, and the other way round.
+        let alike = |state: &&State| state.correction.is_some() == place.is_some();
+        let current = state.filter(alike).map_or(shipped, |state| &state.heads);
+        let kept = HeadKind::ALL.into_iter().filter_map(|kind| {
+            let heads = if is_accepted(&fitted, kind) { fitted.heads() } else { current };
+            Some((kind, heads.get(kind)?.clone()))
+        });
+        let heads =
+            Heads::new(shipped.dim(), kept).and_then(|heads| heads.with_neutral(shipped.neutral().cloned()));
+        let heads = heads.map_err(FitError::from)?;
+        let is_better = helps || any(&fitted);
         let report = report(rest.as_ref(), &fitted, data.len(), is_better);
         let after = profile.map_or(0, |opened| opened.serial);
         let (shipped, bundle) = (shipped.clone(), bundle.to_owned());
-        Ok(Self { shipped, place, is_better, fitted, data, report, bundle, after })
+        Ok(Self { shipped, heads, place, is_better, data, report, bundle, after })
     }
 
-    /// Whether a part of it is better than what was shipped by more than noise, on labels that had no say in it: reading relative
-    /// to the face at rest, or a head.
+    /// Whether a part of it is better than what was shipped by more than noise, on stretches of time that had no say in it: reading
+    /// relative to the face at rest, or a head.
     pub fn is_better(&self) -> bool {
         self.is_better
     }
 
-    /// The heads with everything that was found better.
+    /// The heads with everything that was found better, now or before.
     pub fn heads(&self) -> &Heads {
-        self.fitted.heads()
+        &self.heads
     }
 
     /// Where the face rests: what these heads expect to be taken off every embedding.
@@ -139,14 +164,17 @@ impl Candidate {
             let first = state(&self.shipped, None, None, "the shipped heads".to_owned(), String::new());
             after = profiles.save(user, &first, Some(0))?;
         }
-        let mut kept = Labelled::new(self.data.dim(), CAPACITY);
-        for (moment, embedding) in self.data.iter() {
+        // As they are where the face rests now, so that they can be read with and without that.
+        let labels = self.place.as_ref().and_then(|place| without(&self.data, place).ok());
+        let labels = labels.as_ref().unwrap_or(&self.data);
+        let mut kept = Labelled::new(labels.dim(), CAPACITY);
+        for (moment, embedding) in labels.iter() {
             // What was fitted to is sound.
             let _ = kept.push(*moment, embedding);
         }
         let reason = format!("{reason}, {} labels", self.data.len());
         let (labelled, report) = (Some(kept.data().clone()), shortened(&self.report));
-        let next = state(self.fitted.heads(), self.place.clone(), labelled, reason, report);
+        let next = state(&self.heads, self.place.clone(), labelled, reason, report);
         profiles.save(user, &next, Some(after))
     }
 }

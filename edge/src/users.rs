@@ -157,13 +157,14 @@ impl Users {
     }
 
     /// Reads with this correction from the next frame on, in place of the one before, until somebody is chosen again. Nothing of
-    /// it is kept: in the next run it is learned anew from where the profile says that the face rests.
+    /// it is kept.
     ///
     /// # Errors
     /// Where the heads that come of it overflow; nothing has changed then.
     pub fn correct(&self, correction: Correction) -> Result<(), HeadsError> {
         let now = self.in_force.now();
-        self.in_force.put(Reading::new(now.user.clone(), now.fitted.clone(), Some(correction), true)?);
+        let reading = Reading::new(now.user.clone(), now.fitted.clone(), Some(correction), now.adapted)?;
+        self.in_force.put(reading);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ pub use neutral::Neutral;
 pub use projection::{Projection, ProjectionConfig, StepReport};
 
 use crate::dataset::{Label, Moment};
-use crate::heads::{Heads, HeadsError, LinearHead};
+use crate::heads::{Heads, HeadsError, LinearHead, NEUTRAL};
 use crate::labelled::Labelled;
 use crate::temporal::{Buffers, TemporalError};
 use projection::Set;
@@ -54,8 +54,6 @@ const ALARMS: u32 = 3;
 const REGAIN: f32 = 1.02;
 /// How long to wait where no frame has come since the last slice.
 const IDLE: Duration = Duration::from_millis(200);
-/// Name of the expression of a face at rest.
-const NEUTRAL: &str = "neutral";
 
 /// Why an adapter could not be made or a frame was refused.
 #[derive(Debug, Error)]
@@ -73,6 +71,12 @@ pub enum AdaptError {
         /// The heads'.
         expected: usize,
     },
+    /// The heads overflow with a correction.
+    #[error(transparent)]
+    Heads(#[from] HeadsError),
+    /// A correction is none.
+    #[error(transparent)]
+    Correction(#[from] CorrectionError),
     /// The frame was refused.
     #[error(transparent)]
     Frame(#[from] TemporalError),
@@ -86,6 +90,8 @@ pub struct AdaptConfig {
     /// How the projection is trained; `None`, the default, to leave it at the identity: on labelled clips the neutral place
     /// alone was worth as much.
     pub projection: Option<ProjectionConfig>,
+    /// Whether a face that comes after another has left is the same person's: otherwise what was learned is forgotten then.
+    pub one_person: bool,
     /// What corrections are held to.
     pub bounds: Bounds,
     /// Decides every draw.
@@ -94,7 +100,7 @@ pub struct AdaptConfig {
 
 impl Default for AdaptConfig {
     fn default() -> Self {
-        Self { neutral: true, projection: None, bounds: Bounds::default(), seed: 0 }
+        Self { neutral: true, projection: None, one_person: true, bounds: Bounds::default(), seed: 0 }
     }
 }
 
@@ -132,7 +138,9 @@ pub struct SliceReport {
 pub struct Adapter {
     config: AdaptConfig,
     heads: Heads,
-    /// The heads' expressions, by which everything is guarded.
+    /// What is known before anything is learned: where the profile says that the face rests.
+    base: Correction,
+    /// The heads' expressions with that, by which everything is guarded.
     expressions: LinearHead,
     neutral_row: Option<usize>,
     buffers: Buffers,
@@ -185,6 +193,7 @@ impl Adapter {
             fresh: false,
             paused_until_secs: f64::NEG_INFINITY,
             alarms: 0,
+            base: Correction::identity(dim),
             correction: Correction::identity(dim),
             config,
             heads,
@@ -193,19 +202,34 @@ impl Adapter {
         })
     }
 
-    /// Goes on from a correction that was learned before; it is in force at once, and judged like any other once there
-    /// are frames to judge it on.
+    /// Goes on from a correction that is known to be right: it is in force at once, others are judged by how far they lead from it,
+    /// and it is what comes back after an alarm.
     ///
     /// # Errors
-    /// [`AdaptError::Size`] where it is for other embeddings, or of another rank.
+    /// [`AdaptError::Size`] where it is for other embeddings, or of another rank; [`AdaptError::Heads`] where the heads overflow
+    /// with it.
     pub fn resume(&mut self, correction: Correction) -> Result<(), AdaptError> {
         check_size("a correction", correction.dim(), self.heads.dim())?;
         if correction.rank() > 0 && !self.projection.resume(correction.up(), correction.down()) {
             let expected = self.projection.rank();
             return Err(AdaptError::Size { what: "a projection", found: correction.rank(), expected });
         }
+        self.stand_on(correction)
+    }
+
+    /// Makes a correction what is known and in force.
+    fn stand_on(&mut self, correction: Correction) -> Result<(), AdaptError> {
+        let folded = correction.fold(&self.heads)?;
+        self.expressions = folded.expression().cloned().ok_or(AdaptError::NoExpressions)?;
+        let held_out = std::mem::replace(&mut self.held_out, Labelled::new(self.heads.dim(), HELD_OUT));
+        for (moment, embedding) in held_out.data().iter() {
+            let kept = self.held_out.push(read_as(&self.expressions, moment.t_secs, embedding), embedding);
+            debug_assert!(kept.is_ok(), "it was sound before");
+        }
         self.shift.copy_from_slice(correction.shift());
-        self.correction = correction;
+        (self.trust, self.alarms) = (1.0, 0);
+        self.correction = correction.clone();
+        self.base = correction;
         Ok(())
     }
 
@@ -220,7 +244,9 @@ impl Adapter {
         let held_out = self.hold_out(t_secs, embedding);
         let kept = !held_out && self.buffers.push(track, t_secs, embedding)?;
         (self.now_secs, self.fresh) = (t_secs, true);
+        // What corrections are judged on has no say in them.
         if self.is_user(track, t_secs)
+            && !held_out
             && let Some(row) = self.neutral_row
         {
             self.neutral.observe(t_secs, embedding, probability(&self.expressions, embedding, row));
@@ -246,7 +272,12 @@ impl Adapter {
         match &mut self.user {
             Some((user, seen_secs)) if *user == track => *seen_secs = t_secs,
             Some((_, seen_secs)) if (0.0..SILENT_SECS).contains(&(t_secs - *seen_secs)) => return false,
-            user => *user = Some((track, t_secs)),
+            user => {
+                let is_another = user.replace((track, t_secs)).is_some_and(|(before, _)| before != track);
+                if is_another && !self.config.one_person {
+                    self.reset();
+                }
+            }
         }
         true
     }
@@ -281,12 +312,15 @@ impl Adapter {
         }
         self.neutral.update();
         let Some((place, error)) = self.neutral.place() else { return };
-        let reference = self.reference.get_or_insert_with(|| place.to_vec());
+        let base = self.base.shift();
+        let reference = self
+            .reference
+            .get_or_insert_with(|| place.iter().zip(base).map(|(place, base)| place - base).collect());
         let away = distance(place, reference);
         // James and Stein's shrinkage: a place that is known badly counts little.
         let known = if away > error { 1.0 - (error / away).powi(2) } else { 0.0 };
-        for ((shift, place), reference) in self.shift.iter_mut().zip(place).zip(reference) {
-            *shift = self.trust * known * (place - *reference);
+        for (((shift, place), reference), base) in self.shift.iter_mut().zip(place).zip(reference).zip(base) {
+            *shift = base + self.trust * (known * (place - *reference) - base);
         }
     }
 
@@ -330,7 +364,8 @@ impl Adapter {
             }
             share /= 2.0;
             self.projection.decay(0.5);
-            self.shift.iter_mut().for_each(|v| *v *= 0.5);
+            let base = self.base.shift();
+            self.shift.iter_mut().zip(base).for_each(|(v, base)| *v = base + 0.5 * (*v - base));
             self.trust *= 0.5;
         }
         let Some(alarm) = first else { return };
@@ -349,23 +384,27 @@ impl Adapter {
 
     fn candidate(&self) -> Result<(Correction, Check), Alarm> {
         let projection = &self.projection;
-        let (up, down) = (projection.up().to_vec(), projection.down().to_vec());
-        let correction =
-            Correction::new(projection.rank(), self.shift.clone(), up, down).map_err(|_| Alarm::NotFinite)?;
+        let correction = if self.config.projection.is_some() {
+            let (up, down) = (projection.up().to_vec(), projection.down().to_vec());
+            Correction::new(projection.rank(), self.shift.clone(), up, down)
+        } else {
+            Correction::shift_by(self.shift.clone())
+        };
+        let correction = correction.map_err(|_| Alarm::NotFinite)?;
         let folded = correction.fold(&self.heads).map_err(|_| Alarm::NotFinite)?;
         let expressions = folded.expression().ok_or(Alarm::NotFinite)?;
         let check = Check::of(&self.expressions, expressions, self.held_out.data(), projection.norm());
         Ok((correction, check))
     }
 
-    /// Forgets what was learned, and the moments at rest that it came from: the correction is the identity.
+    /// Forgets what was learned, and the moments at rest that it came from: the correction is the one that was known before.
     pub fn reset(&mut self) {
         self.projection.reset(&mut self.rng);
         self.neutral.reset();
-        self.shift.fill(0.0);
+        self.shift.copy_from_slice(self.base.shift());
         self.trust = 1.0;
         self.alarms = 0;
-        self.correction = Correction::identity(self.heads.dim());
+        self.correction = self.base.clone();
     }
 
     /// The correction in force. It keeps the bounds.
@@ -390,31 +429,30 @@ impl Adapter {
         self.fresh = true;
     }
 
-    /// Goes on with other heads for the same embeddings, such as ones that were fitted to the user. What the projection learned
-    /// for the old ones is forgotten. Where the new heads know at which place the population rests, they read embeddings
-    /// relative to the user's, as before; otherwise the user's place of now counts as known to them.
+    /// Goes on with other heads for the same embeddings, such as ones that were fitted to the user, and with the correction that
+    /// they were fitted with. What the projection learned for the old ones is forgotten. Where the new heads do not know at which
+    /// place the population rests, the user's place of now is taken for known to them.
     ///
     /// # Errors
     /// [`AdaptError`]; nothing has changed then.
-    pub fn rebase(&mut self, heads: Heads) -> Result<(), AdaptError> {
+    pub fn rebase(&mut self, heads: Heads, correction: Option<&Correction>) -> Result<(), AdaptError> {
         check_size("an embedding", heads.dim(), self.heads.dim())?;
-        let expressions = heads.expression().cloned().ok_or(AdaptError::NoExpressions)?;
-        let known = heads.neutral().map(|place| place.to_vec());
-        if known.is_none() {
-            self.shift.fill(0.0);
-        }
-        self.reference = known.or_else(|| self.neutral.place().map(|(place, _)| place.to_vec()));
-        self.neutral_row = expressions.labels().iter().position(|label| label == NEUTRAL);
-        let held_out = std::mem::replace(&mut self.held_out, Labelled::new(heads.dim(), HELD_OUT));
-        for (moment, embedding) in held_out.data().iter() {
-            let kept = self.held_out.push(read_as(&expressions, moment.t_secs, embedding), embedding);
-            debug_assert!(kept.is_ok(), "it was sound before");
-        }
+        let base = match correction {
+            Some(correction) => Correction::shift_by(correction.shift().to_vec())?,
+            None => Correction::identity(heads.dim()),
+        };
+        check_size("a correction", base.dim(), heads.dim())?;
+        base.fold(&heads)?.expression().ok_or(AdaptError::NoExpressions)?;
+        let here = || {
+            let (place, _) = self.neutral.place()?;
+            Some(place.iter().zip(base.shift()).map(|(place, base)| place - base).collect())
+        };
+        self.reference = heads.neutral().map(|place| place.to_vec()).or_else(here);
+        let labels = heads.expression().map(LinearHead::labels).unwrap_or_default();
+        self.neutral_row = labels.iter().position(|label| label == NEUTRAL);
         self.projection.reset(&mut self.rng);
-        (self.trust, self.alarms, self.fresh) = (1.0, 0, true);
-        self.correction = Correction::identity(heads.dim());
-        (self.heads, self.expressions) = (heads, expressions);
-        Ok(())
+        (self.heads, self.fresh) = (heads, true);
+        self.stand_on(base)
     }
 
     /// The stream begins anew, perhaps with another clock: frames are forgotten, what was learned stays.

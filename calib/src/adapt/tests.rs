@@ -239,7 +239,7 @@ fn what_noise_has_taught_is_unlearned() {
     assert!(noisy.1 > 0.7 * shipped.1 && adapter.correction().norm() < 0.5, "{noisy:?}");
     adapter.restart();
     let (mut person, mut mood) = (Person::new(&world, 1, 0.16), moods(1, 0.6));
-    watch(&mut adapter, 400.0, |t| person.frame(mood(t)));
+    watch(&mut adapter, 600.0, |t| person.frame(mood(t)));
     let healed = judge(&adapter.folded().unwrap());
     println!("accuracy {:.3}, after noise {:.3}, after faces again {:.3}", shipped.0, noisy.0, healed.0);
     assert!(healed.0 > shipped.0 - 0.02, "{shipped:?} {noisy:?} {healed:?}");
@@ -256,7 +256,7 @@ fn what_was_learned_can_be_resumed_and_other_heads_start_anew() {
     let mut second = adapter(&world, config(true, true));
     second.resume(learned.clone()).unwrap();
     assert_eq!(second.folded().unwrap(), first.folded().unwrap());
-    first.rebase(learned.fold(&world.heads).unwrap()).unwrap();
+    first.rebase(learned.fold(&world.heads).unwrap(), None).unwrap();
     assert_eq!(first.correction(), &Correction::new(0, vec![0.0; DIM], vec![], vec![]).unwrap());
     let mut budget = Budget::new(Share::DEFAULT);
     first.slice(&mut budget, || Duration::ZERO);
@@ -265,11 +265,48 @@ fn what_was_learned_can_be_resumed_and_other_heads_start_anew() {
     // Heads that know where the population rests read relative to the user's face, as the ones before.
     let own = second.heads.clone();
     second.rest(std::iter::repeat_n(person.frame(0).as_slice(), 8));
-    second.rebase(own).unwrap();
+    second.rebase(own, None).unwrap();
     second.held_out = first.held_out;
     second.slice(&mut Budget::new(Share::DEFAULT), || Duration::ZERO);
     let shift = second.correction().shift();
     assert!(vector::dot(shift, shift).sqrt() > 0.2, "{shift:?}");
+}
+
+#[test]
+fn a_place_that_is_known_is_kept_and_returned_to() {
+    let world = World::new(8);
+    let mut adapter = adapter(&world, config(true, false));
+    // So far away that the heads read nothing rightly without it.
+    let place: Vec<f32> = (0..DIM).map(|i| if i % 2 == 0 { 1.5 } else { -1.5 }).collect();
+    let known = Correction::shift_by(place.clone()).unwrap();
+    adapter.resume(known.clone()).unwrap();
+    let (mut person, mut mood) = (Person::new(&world, 1, 0.16), moods(1, 0.8));
+    let run = watch(&mut adapter, 200.0, |t| {
+        person.frame(mood(t)).iter().zip(&place).map(|(v, place)| v + place).collect()
+    });
+    assert!(run.returns.is_empty(), "{:?}", run.returns);
+    let away: f32 = adapter.correction().shift().iter().zip(&place).map(|(a, b)| (a - b) * (a - b)).sum();
+    let far: f32 = place.iter().map(|v| v * v).sum();
+    assert!(away > 0.0 && away < 0.1 * far, "it learned {away} beside {far}");
+    adapter.reset();
+    assert_eq!(adapter.correction(), &known);
+    // Heads that are fitted relative to it are read relative to it.
+    adapter.rebase(adapter.heads.clone(), Some(&known)).unwrap();
+    assert_eq!(adapter.correction(), &known);
+}
+
+#[test]
+fn another_person_is_not_read_relative_to_the_one_before() {
+    let world = World::new(9);
+    let anybody = AdaptConfig { one_person: false, ..config(true, false) };
+    for (config, forgotten) in [(anybody, true), (config(true, false), false)] {
+        let mut adapter = adapter(&world, config);
+        let (mut person, mut mood) = (Person::new(&world, 1, 0.25), moods(1, 0.8));
+        watch(&mut adapter, 120.0, |t| person.frame(mood(t)));
+        assert!(adapter.correction().shift().iter().any(|v| *v != 0.0));
+        adapter.observe(2, 120.0 + SILENT_SECS + 1.0, &person.frame(0)).unwrap();
+        assert_eq!(adapter.correction().shift().iter().all(|v| *v == 0.0), forgotten);
+    }
 }
 
 #[test]

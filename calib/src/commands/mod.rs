@@ -18,15 +18,20 @@ pub(crate) struct ProfileArgs {
     #[arg(long, env = "SEMBLANCE_USER")]
     pub(crate) user: UserName,
 
-    /// Folder with the profiles of all users [default: profiles in systemd's state folder, or in ~/.local/state/semblance]
+    /// Folder with the profiles of all users [default: profiles in the state folder]
     #[arg(long, value_name = "DIR", env = "SEMBLANCE_PROFILES")]
     profiles: Option<PathBuf>,
+
+    /// Folder for what outlives edge [default: systemd's state folder, or ~/.local/state/semblance]
+    #[arg(long, value_name = "DIR", env = "SEMBLANCE_STATE_DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 impl ProfileArgs {
     /// The profiles of all users.
     pub(crate) fn profiles(&self) -> Profiles {
-        Profiles::new(self.profiles.clone().unwrap_or_else(|| profile::state_dir().join(profile::FOLDER)))
+        let state_dir = || self.state_dir.clone().unwrap_or_else(profile::state_dir);
+        Profiles::new(self.profiles.clone().unwrap_or_else(|| state_dir().join(profile::FOLDER)))
     }
 
     /// The user's newest sound state, where there is one; damaged newer ones are told.

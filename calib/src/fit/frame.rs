@@ -34,6 +34,11 @@ impl Weights {
         Self { dim, weight: vec![0.0; outputs * dim], bias: vec![0.0; outputs] }
     }
 
+    /// Multiplies every score by this.
+    pub(crate) fn scale(&mut self, by: f64) {
+        self.weight.iter_mut().chain(&mut self.bias).for_each(|w| *w *= by);
+    }
+
     pub(crate) fn logits_into(&self, x: &[f64], out: &mut [f64]) {
         for ((row, bias), out) in self.weight.chunks_exact(self.dim).zip(&self.bias).zip(out) {
             *out = bias + dot(row, x);

@@ -22,7 +22,7 @@ use crate::heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, VALENCE_
 use crate::metrics::Bootstrap;
 use crate::validate;
 pub use report::{Estimate, HeadFit, Metric, Verdict};
-pub use rest::{Rest, relative};
+pub use rest::{Rest, relative, without};
 pub use update::Updater;
 
 /// How many times as much as all labels the shipped head weighs where an expression has none.
@@ -52,9 +52,9 @@ pub enum FitError {
     /// A moment was refused.
     #[error(transparent)]
     Moment(#[from] DatasetError),
-    /// Moments as they were before are others than those that are fitted to.
+    /// The views of a fit show different moments.
     #[error("the moments to compare with are not those that heads are fitted to")]
-    Before,
+    Views,
     /// An option is out of its range.
     #[error("fit option {0}")]
     Option(&'static str),
@@ -190,29 +190,38 @@ impl fmt::Display for Fitted {
 /// # Errors
 /// [`FitError`] for what does not fit together; too little data is a verdict.
 pub fn fit(heads: &Heads, data: &Dataset, options: &FitOptions) -> Result<Fitted, FitError> {
-    fit_against(heads, data, data, options)
+    fit_views(heads, Views { before: data, fitted: data, held_out: data }, options)
 }
 
-/// As [`fit`], where the head in force reads the same moments as they are in `before`: the candidates read them relative to a
-/// face at rest, say, and have to be better by both together.
+/// The same moments three times: as they are, and relative to a face at rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Views<'a> {
+    /// What the head in force reads.
+    pub before: &'a Dataset,
+    /// What candidates are fitted to.
+    pub fitted: &'a Dataset,
+    /// What candidates read of a stretch that was left out: it had no say in where the face rests.
+    pub held_out: &'a Dataset,
+}
+
+/// As [`fit`], where candidates read the moments relative to a face at rest and the head in force as they are: they have to be
+/// better by both together.
 ///
 /// # Errors
-/// As [`fit`]; [`FitError::Before`] where these are other moments.
-pub fn fit_against(
-    heads: &Heads,
-    before: &Dataset,
-    data: &Dataset,
-    options: &FitOptions,
-) -> Result<Fitted, FitError> {
+/// As [`fit`]; [`FitError::Views`] where these are not the same moments.
+pub fn fit_views(heads: &Heads, views: Views<'_>, options: &FitOptions) -> Result<Fitted, FitError> {
     options.check()?;
-    check_dim(heads, data)?;
-    check_dim(heads, before)?;
-    let same =
-        |((a, _), (b, _)): ((&Moment, &[f32]), (&Moment, &[f32]))| a.t_secs == b.t_secs && a.block == b.block;
-    if before.len() != data.len() || !before.iter().zip(data.iter()).all(same) {
-        return Err(FitError::Before);
+    check_dim(heads, views.fitted)?;
+    for other in [views.before, views.held_out] {
+        check_dim(heads, other)?;
+        let same = |((a, _), (b, _)): ((&Moment, &[f32]), (&Moment, &[f32]))| {
+            a.t_secs == b.t_secs && a.block == b.block
+        };
+        if other.len() != views.fitted.len() || !other.iter().zip(views.fitted.iter()).all(same) {
+            return Err(FitError::Views);
+        }
     }
-    let fits = HeadKind::ALL.iter().map(|kind| fit_head(*kind, heads, before, data, options));
+    let fits = HeadKind::ALL.iter().map(|kind| fit_head(*kind, heads, views, options));
     let fits = fits.collect::<Result<Vec<_>, _>>()?;
     let kept = HeadKind::ALL.iter().filter_map(|kind| Some((*kind, heads.get(*kind)?.clone())));
     let accepted = fits.iter().filter(|fit| fit.verdict == Verdict::Accepted);
@@ -231,10 +240,10 @@ fn check_dim(heads: &Heads, data: &Dataset) -> Result<(), FitError> {
 fn fit_head(
     kind: HeadKind,
     heads: &Heads,
-    before: &Dataset,
-    data: &Dataset,
+    views: Views<'_>,
     options: &FitOptions,
 ) -> Result<HeadFit, FitError> {
+    let data = views.fitted;
     let labels = options.labels(heads, kind);
     let mut outcome = HeadFit {
         kind,
@@ -272,10 +281,19 @@ fn fit_head(
     let mut strengths: Vec<f64> = options.strengths.iter().map(|s| s.max(floor)).collect();
     strengths.sort_unstable_by(f64::total_cmp);
     strengths.dedup();
-    let validated = validate::leave_one_block_out(&task, data, &blocks, &strengths, options.until());
+    let validated =
+        validate::leave_one_block_out(&task, data, views.held_out, &blocks, &strengths, options.until());
     let Some(mut validated) = validated else { return Ok(outcome) };
-    let in_force = task::Task::new(kind, Arc::clone(&task.labels), heads.get(kind), before)?;
-    let before = validate::in_force(&in_force, before, &blocks);
+    // A strong prior leaves the scores smaller than they deserve; where an expression is not judged, they stay modest.
+    let scale = if kind == HeadKind::Expression && !unjudged {
+        validate::scale(&task, &blocks, &validated.held_out)
+    } else {
+        1.0
+    };
+    validated.held_out.iter_mut().flatten().for_each(|logit| *logit *= scale);
+    validated.solution.weights.scale(scale);
+    let in_force = task::Task::new(kind, Arc::clone(&task.labels), heads.get(kind), views.before)?;
+    let before = validate::in_force(&in_force, views.before, &blocks);
     for block in &mut validated.held_out {
         block.chunks_exact_mut(task.outputs()).for_each(|logits| task.tell(logits));
     }

@@ -24,6 +24,8 @@ pub struct Rest {
     /// Before is the head in force on embeddings as they are, after is the same head relative to the face at rest.
     pub metrics: Vec<Metric>,
     shift: Vec<f32>,
+    /// What was found without a block that has moments at rest; `None` where nothing is known then.
+    without: Vec<(u32, Option<Vec<f32>>)>,
 }
 
 impl Rest {
@@ -48,8 +50,12 @@ impl Rest {
         };
         let Some(shift) = shift_without(None) else { return Ok(None) };
         let labels = task.rows.len();
-        let mut rest =
-            Self { verdict: Verdict::OneClass, labels, blocks: blocks.len(), metrics: Vec::new(), shift };
+        let without = (0..blocks.len()).filter(|block| !resting[*block].is_empty());
+        let without =
+            without.map(|block| (data.moments()[blocks[block][0]].block, shift_without(Some(block))));
+        let without = without.collect();
+        let (verdict, metrics) = (Verdict::OneClass, Vec::new());
+        let mut rest = Self { verdict, labels, blocks: blocks.len(), metrics, shift, without };
         if let Some(verdict) = options.too_few(labels, blocks.len()) {
             return Ok(Some(Self { verdict, ..rest }));
         }
@@ -57,19 +63,8 @@ impl Rest {
             return Ok(Some(rest));
         }
         let before = validate::in_force(&task, data, &blocks);
-        let after: Vec<Vec<f64>> = blocks
-            .iter()
-            .enumerate()
-            .map(|(block, rows)| {
-                let own = if resting[block].is_empty() { None } else { shift_without(Some(block)) };
-                let shift = match &own {
-                    _ if resting[block].is_empty() => Some(&rest.shift),
-                    // Without it nothing is known of the face at rest.
-                    own => own.as_ref(),
-                };
-                told(&task, head, data, rows, shift.map(Vec::as_slice))
-            })
-            .collect();
+        let held_out = rest.held_out(data)?;
+        let after: Vec<Vec<f64>> = blocks.iter().map(|rows| told(&task, head, &held_out, rows)).collect();
         rest.metrics = validate::compare(&task, &blocks, &before, &after, &options.bootstrap);
         if let Some(deciding) = rest.metrics.first() {
             let gain = deciding.gain;
@@ -82,16 +77,26 @@ impl Rest {
     pub fn shift(&self) -> &[f32] {
         &self.shift
     }
+
+    /// The moments that it was found in, each less what was found without its stretch of time: a stretch has no say in how it is
+    /// read. Without the only one at rest nothing is known, and it stays as it is.
+    ///
+    /// # Errors
+    /// [`FitError::Moment`] where a value overflows.
+    pub fn held_out(&self, data: &Dataset) -> Result<Dataset, FitError> {
+        moved(data, |block| match self.without.iter().find(|(resting, _)| *resting == block) {
+            Some((_, shift)) => shift.as_deref().unwrap_or_default(),
+            None => &self.shift,
+        })
+    }
 }
 
-/// What the head tells of these moments, less a shift.
-fn told(task: &Task, head: &LinearHead, data: &Dataset, rows: &[usize], shift: Option<&[f32]>) -> Vec<f64> {
+/// What the head tells of these moments.
+fn told(task: &Task, head: &LinearHead, data: &Dataset, rows: &[usize]) -> Vec<f64> {
     let mut logits = vec![0.0_f32; task.outputs()];
     let mut all = Vec::with_capacity(rows.len() * task.outputs());
     for &row in rows {
-        let mut embedding = data.embedding(row).to_vec();
-        subtract(&mut embedding, shift.unwrap_or_default());
-        head.logits_into(&embedding, &mut logits);
+        head.logits_into(data.embedding(row), &mut logits);
         let first = all.len();
         all.extend(logits.iter().map(|logit| f64::from(*logit)));
         task.tell(&mut all[first..]);
@@ -126,8 +131,15 @@ fn shift<'a>(
     Some(mean.iter().zip(population).map(|(mean, p)| (known * (mean - f64::from(*p))) as f32).collect())
 }
 
-fn subtract(embedding: &mut [f32], shift: &[f32]) {
-    embedding.iter_mut().zip(shift).for_each(|(v, shift)| *v -= shift);
+/// The same moments, each less the shift of its block.
+fn moved<'a>(data: &Dataset, shift: impl Fn(u32) -> &'a [f32]) -> Result<Dataset, FitError> {
+    let mut all = Dataset::with_capacity(data.dim(), data.len());
+    for (moment, embedding) in data.iter() {
+        let mut embedding = embedding.to_vec();
+        embedding.iter_mut().zip(shift(moment.block)).for_each(|(v, shift)| *v -= shift);
+        all.push(*moment, &embedding)?;
+    }
+    Ok(all)
 }
 
 /// The same moments, relative to a face at rest: their embeddings as `correction` leaves them.
@@ -135,16 +147,25 @@ fn subtract(embedding: &mut [f32], shift: &[f32]) {
 /// # Errors
 /// [`FitError::Dim`] where it is for embeddings of another size, [`FitError::Moment`] where a value overflows.
 pub fn relative(data: &Dataset, correction: &Correction) -> Result<Dataset, FitError> {
+    check_same(data, correction)?;
+    moved(data, |_| correction.shift())
+}
+
+/// The moments as they are, of those that [`relative`] gives.
+///
+/// # Errors
+/// As [`relative`].
+pub fn without(data: &Dataset, correction: &Correction) -> Result<Dataset, FitError> {
+    check_same(data, correction)?;
+    let back: Vec<f32> = correction.shift().iter().map(|v| -v).collect();
+    moved(data, |_| &back)
+}
+
+fn check_same(data: &Dataset, correction: &Correction) -> Result<(), FitError> {
     if correction.dim() != data.dim() {
         return Err(FitError::Dim { heads: correction.dim(), data: data.dim() });
     }
-    let mut moved = Dataset::with_capacity(data.dim(), data.len());
-    let mut embedding = vec![0.0; data.dim()];
-    for (moment, raw) in data.iter() {
-        correction.apply_into(raw, &mut embedding);
-        moved.push(*moment, &embedding)?;
-    }
-    Ok(moved)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -152,7 +173,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::dataset::{Label, Moment};
-    use crate::fit::{fit, fit_against};
+    use crate::fit::{Views, fit, fit_views};
 
     const DIM: usize = 3;
 
@@ -210,13 +231,17 @@ mod tests {
         // Relative to rest the shipped head makes no mistake; on the moments as they are it takes all for happy.
         let alone = fit(&heads(), &moved, &options).unwrap();
         assert!(matches!(alone.get(HeadKind::Expression).verdict, Verdict::NotBetter { .. }));
-        let both = fit_against(&heads(), &data, &moved, &options).unwrap();
+        let views = Views { before: &data, fitted: &moved, held_out: &rest.held_out(&data).unwrap() };
+        let both = fit_views(&heads(), views, &options).unwrap();
         let told = both.get(HeadKind::Expression);
         assert_eq!(told.verdict, Verdict::Accepted);
         assert_eq!((told.metrics[0].before.value, told.metrics[0].after.value), (0.5, 1.0));
         let mut fewer = data.clone();
         fewer.remove(0);
-        assert!(matches!(fit_against(&heads(), &fewer, &moved, &options), Err(FitError::Before)));
+        let error = fit_views(&heads(), Views { before: &fewer, ..views }, &options);
+        assert!(matches!(error, Err(FitError::Views)));
+        let back = without(&moved, &Correction::shift_by(rest.shift().to_vec()).unwrap()).unwrap();
+        assert!(back.embeddings().iter().zip(data.embeddings()).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 
     #[test]
@@ -250,6 +275,11 @@ mod tests {
         let rest = Rest::of(&heads(), &data, &options).unwrap().unwrap();
         assert_eq!(rest.metrics[0].after.value, 0.5, "{:?}", rest.metrics[0]);
         assert!(matches!(rest.verdict, Verdict::NotBetter { .. }));
+        // Nor do heads get by with it.
+        let fitted = relative(&data, &Correction::shift_by(rest.shift().to_vec()).unwrap()).unwrap();
+        let views = Views { before: &data, fitted: &fitted, held_out: &rest.held_out(&data).unwrap() };
+        let told = fit_views(&heads(), views, &options).unwrap();
+        assert!(matches!(told.get(HeadKind::Expression).verdict, Verdict::NotBetter { .. }));
     }
 
     #[test]

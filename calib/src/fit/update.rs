@@ -36,8 +36,8 @@ struct Learner {
 }
 
 impl Updater {
-    /// Learns from `data` and goes on from there. `heads` is the prior, that is, the shipped heads and not those of an
-    /// earlier fit to the same labels. Each head's strength is that of `fitted` where it has one, and otherwise the
+    /// Learns from `data` and goes on from there. `heads` is the prior, and not that of an earlier fit to the
+    /// same labels. Each head's strength is that of `fitted` where it has one, and otherwise the
     /// middle one of the options'.
     ///
     /// # Errors

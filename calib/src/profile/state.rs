@@ -36,7 +36,7 @@ pub struct State {
     pub heads: Heads,
     /// What is done to embeddings before the heads read them: where the face rests is taken off, where that helps.
     pub correction: Option<Correction>,
-    /// The labelled moments. `None` in older states of a history: labels are kept once.
+    /// The labelled moments, as they are where the correction is the one to make. `None` in older states of a history: labels are kept once.
     pub labelled: Option<Dataset>,
     /// When it was saved, in seconds since 1970 (UTC).
     pub saved_unix_secs: u64,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
 use clap::Args;
 use semblance_calib::adapt::Share;
 use semblance_calib::profile::Profiles;
@@ -41,7 +42,7 @@ pub(crate) struct BenchArgs {
     find_only: bool,
 
     /// Measure what learning without labels costs the frames: ten rounds of --frames, every other one with this share of
-    /// one core for it
+    /// one core for it. It begins after 24 seconds of a source: 300 frames are too few
     #[arg(long, value_name = "SHARE", conflicts_with_all = ["find_only", "json"])]
     adapt_budget: Option<Share>,
 
@@ -107,7 +108,8 @@ fn bench_adaptation(args: &BenchArgs, share: Share) -> anyhow::Result<()> {
             let stats = measure(args, &mut pipeline, &shared, args.frames)?;
             medians.push(stats.quantile_ms(Stage::Total, 0.5));
             let told = learner.ask(Order::Tell)?;
-            log::debug!("{share:?}: {}", told["adaptation"]);
+            let learned = told["adaptation"]["shift"].as_f64().unwrap_or(0.0) > 0.0;
+            ensure!(learned || share.is_none(), "nothing was learned in {} frames: give more", args.frames);
         }
     }
     let [off, on] = medians.map(|mut medians| {

@@ -21,7 +21,9 @@ pub(super) struct Adapting {
 impl Adapting {
     /// Learns on the heads that are in force, and goes on from the correction that is.
     pub(super) fn start(share: Share, reading: &Reading) -> Result<Self, AdaptError> {
-        let mut adapter = Adapter::new(reading.fitted.clone(), AdaptConfig::default())?;
+        // Without a name, whoever comes next may be somebody else.
+        let config = AdaptConfig { one_person: reading.user.is_some(), ..AdaptConfig::default() };
+        let mut adapter = Adapter::new(reading.fitted.clone(), config)?;
         if let Some(correction) = &reading.correction {
             adapter.resume(correction.clone())?;
         }
@@ -72,7 +74,7 @@ impl Adapting {
 
     /// Goes on with the heads that are in force now, for the same person.
     pub(super) fn rebase(&mut self, reading: &Reading) -> Result<(), AdaptError> {
-        self.adapter.rebase(reading.fitted.clone())
+        self.adapter.rebase(reading.fitted.clone(), reading.correction.as_ref())
     }
 
     pub(super) fn tell(&self) -> Value {

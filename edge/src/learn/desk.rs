@@ -11,19 +11,26 @@ use semblance_calib::heads::NEUTRAL;
 use semblance_calib::labelled::{CAPACITY, Labelled};
 use semblance_calib::profile::{UserName, now_unix_secs};
 use semblance_calib::session::{Protocol, Session, Sight};
-use semblance_calib::{Dataset, Heads, HeadsError, Label, Moment};
+use semblance_calib::{Dataset, HeadsError, Label, Moment};
 use serde_json::{Map, Value, json};
 
 use super::adapting::Adapting;
 use super::recent::Recent;
 use super::{Answer, LearnError, Order};
 use crate::prediction::{FrameReport, Prediction};
-use crate::users::Users;
+use crate::users::{Reading, Users};
 
 /// Strength of the prior where what was said is to be seen at once: some ten moments outweigh the heads of before.
 const AT_ONCE: f64 = 10.0;
 /// Without a span, a label is for so many seconds before it was given: an expression is over when one has found the button.
 const LABEL_SECS: f64 = 1.0;
+
+/// Heads on trial, and what was in force before them.
+#[derive(Clone)]
+struct Trial {
+    updater: Updater,
+    before: Arc<Reading>,
+}
 
 pub(super) struct Desk {
     users: Arc<Users>,
@@ -32,8 +39,8 @@ pub(super) struct Desk {
     session: Option<Session>,
     /// What was said since the last fit that was kept.
     labels: Labelled,
-    /// What was said since then, learned at once and unjudged, on the heads of before.
-    trial: Option<(Heads, Updater)>,
+    /// What was said since then, learned at once and unjudged.
+    trial: Option<Trial>,
     candidate: Option<Candidate>,
     /// How much of a core learning without labels may take; `None` for no such learning.
     share: Option<Share>,
@@ -144,12 +151,14 @@ impl Desk {
             Order::Fit => return self.fit(),
             Order::Accept => self.accept()?,
             Order::Reject => {
-                self.candidate.take().ok_or_else(no_candidate)?;
-                self.forget();
-                if self.trial.take().is_some() {
+                if self.candidate.is_none() && self.labels.data().is_empty() {
+                    return Err(no_candidate());
+                }
+                if self.trial.is_some() {
                     self.users.choose(self.user.as_ref())?;
                     self.start_adapting();
                 }
+                self.forget();
             }
             Order::Rollback(to) => {
                 let user = self.person()?.clone();
@@ -170,13 +179,13 @@ impl Desk {
             self.forget();
         }
         self.user = user;
-        self.trial = None;
+        (self.candidate, self.trial) = (None, None);
         self.start_adapting();
         Ok(json!(notes))
     }
 
     fn forget(&mut self) {
-        self.candidate = None;
+        (self.candidate, self.trial) = (None, None);
         self.labels = Labelled::new(self.labels.data().dim(), CAPACITY);
     }
 
@@ -225,13 +234,19 @@ impl Desk {
         let held = self.recent.span_secs();
         let span = span.or_else(|| held.map(|[_, newest]| [newest - LABEL_SECS, newest]));
         let label = Label { expression: row, valence_arousal, action_units: None };
-        let (mut taken, block) = (Dataset::new(self.labels.data().dim()), self.labels.data().next_block());
+        // What was said of neighbours, too, are no independent witnesses: they are one stretch of time.
+        let is_near = |moment: &&Moment| {
+            let of = |margin: f64| {
+                span.is_some_and(|[from, to]| (from - margin..=to + margin).contains(&moment.t_secs))
+            };
+            of(0.0) || (moment.label == label && of(LABEL_SECS))
+        };
+        let near = self.labels.data().moments().iter().find(is_near);
+        let block = near.map_or_else(|| self.labels.data().next_block(), |moment| moment.block);
+        let mut taken = Dataset::new(self.labels.data().dim());
         for (t_secs, embedding) in span.into_iter().flat_map(|span| self.recent.between(span)) {
-            let moment = Moment { t_secs, block, label };
-            if self.labels.push(moment, embedding).is_ok() {
-                // The store took it, so that it is sound.
-                let _ = taken.push(moment, embedding);
-            }
+            // One that is not sound is passed over.
+            let _ = taken.push(Moment { t_secs, block, label }, embedding);
         }
         if taken.is_empty() {
             return Err(LearnError::Conflict(match held {
@@ -241,19 +256,37 @@ impl Desk {
                 None => "no face has been seen yet".to_owned(),
             }));
         }
+        self.take(&taken);
         if let Err(error) = self.learn_at_once(&taken) {
             log::warn!("a label is not learned before the next fit: {error}");
         }
         Ok(())
     }
 
+    /// Takes labels in; of two for a moment the later one holds.
+    fn take(&mut self, said: &Dataset) {
+        let is_new = |t_secs: f64| said.moments().iter().all(|moment| moment.t_secs != t_secs);
+        let before = std::mem::replace(&mut self.labels, Labelled::new(said.dim(), CAPACITY));
+        let kept = before.data().iter().filter(|(moment, _)| is_new(moment.t_secs));
+        for (moment, embedding) in kept.chain(said.iter()) {
+            // They were sound when they were taken.
+            let _ = self.labels.push(*moment, embedding);
+        }
+        // It was fitted to fewer.
+        self.candidate = None;
+    }
+
     /// What was said is seen at once. It is not judged before a fit, and nothing of it is kept.
     fn learn_at_once(&mut self, said: &Dataset) -> Result<(), LearnError> {
+        let before = self
+            .trial
+            .as_ref()
+            .map_or_else(|| self.users.in_force().now(), |trial| Arc::clone(&trial.before));
         let moved = said.moments().iter().any(|moment| self.is_neutral(moment)) && self.find_rest()?;
-        let (before, updater) = self.try_labels(said, moved).map_err(CandidateError::from)?;
+        let updater = self.try_labels(&before, said, moved).map_err(CandidateError::from)?;
         let heads = updater.heads().map_err(CandidateError::from)?;
         self.users.try_heads(heads).map_err(unlearned)?;
-        self.trial = Some((before, updater));
+        self.trial = Some(Trial { updater, before });
         self.go_on_adapting();
         Ok(())
     }
@@ -284,26 +317,22 @@ impl Desk {
         self.adapting = Some(adapting);
     }
 
-    /// The heads of before, and what the labels make of them. Where the face has `moved`, all labels are learned anew.
-    fn try_labels(&mut self, said: &Dataset, moved: bool) -> Result<(Heads, Updater), FitError> {
+    /// What the labels make of the heads of `before`. Where the face has `moved`, all labels are learned anew.
+    fn try_labels(&self, before: &Reading, said: &Dataset, moved: bool) -> Result<Updater, FitError> {
         let reading = self.users.in_force().now();
         let as_read = |data: &Dataset| match &reading.correction {
             Some(correction) => relative(data, correction),
             None => Ok(data.clone()),
         };
-        match self.trial.take() {
-            Some((before, mut updater)) if !moved => {
-                as_read(said)?.iter().try_for_each(|(moment, embedding)| updater.push(*moment, embedding))?;
-                Ok((before, updater))
-            }
-            trial => {
-                let before = trial.map_or_else(|| reading.fitted.clone(), |(before, _)| before);
-                let all = as_read(self.labels.data())?;
-                let options = FitOptions { strengths: vec![AT_ONCE], ..FitOptions::default() };
-                let updater = Updater::new(&before, all, None, &options)?;
-                Ok((before, updater))
-            }
+        let trial = self.trial.as_ref().map(|trial| &trial.updater);
+        let goes_on = trial.filter(|updater| !moved && updater.data().len() + said.len() <= CAPACITY);
+        if let Some(updater) = goes_on {
+            let mut updater = updater.clone();
+            as_read(said)?.iter().try_for_each(|(moment, embedding)| updater.push(*moment, embedding))?;
+            return Ok(updater);
         }
+        let options = FitOptions { strengths: vec![AT_ONCE], ..FitOptions::default() };
+        Updater::new(&before.fitted, as_read(self.labels.data())?, None, &options)
     }
 
     fn fit(&mut self) -> Answer {
@@ -318,8 +347,13 @@ impl Desk {
         let profile = self.users.profiles().open(&user)?;
         let (shipped, bundle) = (self.users.shipped(), self.users.encoder());
         let options = FitOptions::default();
-        let (new, place) = (self.labels.data(), &self.users.in_force().now().correction);
-        let candidate = Candidate::fit(shipped, bundle, profile.as_ref(), new, place.as_ref(), &options)?;
+        // A place that is only tried has to be found again.
+        let before = self
+            .trial
+            .as_ref()
+            .map_or_else(|| self.users.in_force().now(), |trial| Arc::clone(&trial.before));
+        let (new, place) = (self.labels.data(), before.correction.as_ref());
+        let candidate = Candidate::fit(shipped, bundle, profile.as_ref(), new, place, &options)?;
         let report = candidate.report().clone();
         self.candidate = Some(candidate);
         Ok(report)
@@ -334,11 +368,10 @@ impl Desk {
         }
         let serial = candidate.save(self.users.profiles(), &user, "calibration", now_unix_secs())?;
         log::info!("the profile of {user} is at state {serial}");
-        self.rest_adapting();
-        self.forget();
-        self.trial = None;
         self.users.choose(Some(&user))?;
         self.go_on_adapting();
+        self.rest_adapting();
+        self.forget();
         Ok(())
     }
 
@@ -348,7 +381,7 @@ impl Desk {
             "adapted": self.users.in_force().now().adapted,
             "session": self.session.as_ref().map(|session| session.snapshot(now_secs)),
             "labels": self.counts(self.labels.data()),
-            "trying": self.trial.as_ref().map_or(0, |(_, updater)| updater.data().len()),
+            "trying": self.trial.as_ref().map_or(0, |trial| trial.updater.data().len()),
             "candidate": self.candidate.as_ref().map(Candidate::report),
             "adaptation": self.adapting.as_ref().map(Adapting::tell),
         })
@@ -382,4 +415,166 @@ fn no_session() -> LearnError {
 
 fn no_candidate() -> LearnError {
     LearnError::Conflict("nothing was fitted: fit first".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::prediction::StageMillis;
+    use semblance_calib::profile::{Profiles, State};
+    use semblance_calib::{HeadKind, Heads, LinearHead};
+
+    const DIM: usize = 3;
+    /// Where the person's face rests; the population's rests at the origin.
+    const PLACE: [f32; DIM] = [2.0, 1.0, 0.0];
+
+    /// The first value tells neutral (0) from happy (above 1).
+    fn shipped() -> Heads {
+        let labels = ["neutral", "happy"].map(str::to_owned).to_vec();
+        let weight = vec![-2.0, 0.0, 0.0, 2.0, 0.0, 0.0];
+        let head = LinearHead::new("expression", labels, DIM, weight, vec![1.0, -1.0]).unwrap();
+        let heads = Heads::new(DIM, [(HeadKind::Expression, head)]).unwrap();
+        heads.with_neutral(Some(vec![0.0; DIM].into())).unwrap()
+    }
+
+    struct Bench {
+        desk: Desk,
+        users: Arc<Users>,
+        now: f64,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Bench {
+        /// A device on which the user 'ada' was calibrated: the shipped heads, read relative to the place.
+        fn new(share: Option<Share>) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let users = Arc::new(Users::new(shipped(), "sha", Profiles::new(dir.path())));
+            let state = State {
+                bundle: "sha".to_owned(),
+                heads: shipped(),
+                correction: Some(Correction::shift_by(PLACE.to_vec()).unwrap()),
+                labelled: None,
+                saved_unix_secs: 1,
+                reason: String::new(),
+                report: String::new(),
+            };
+            users.profiles().save(&"ada".parse().unwrap(), &state, None).unwrap();
+            let mut desk = Desk::new(Arc::clone(&users), share);
+            desk.obey(0.0, Order::Choose(Some("ada".parse().unwrap()))).unwrap();
+            Self { desk, users, now: 0.0, _dir: dir }
+        }
+
+        /// Frames of a face, ten a second, that rests at `place` and smiles in one second of four.
+        fn show(&mut self, place: [f32; DIM], secs: usize) {
+            for frame in 0..secs * 10 {
+                self.now += 0.1;
+                let smiles = (frame / 10) % 4 == 3;
+                let wobble = |k: usize| 0.02 * (((frame * 7 + k * 5) % 11) as f32 - 5.0);
+                let mut report = FrameReport { t: self.now, ..FrameReport::default() };
+                report.embeddings = (0..DIM).map(|k| place[k] + wobble(k)).collect();
+                report.embeddings[0] += if smiles { 1.5 } else { 0.0 };
+                report.light = vec![0.5];
+                report.faces = vec![face()];
+                self.desk.observe(self.now, &report);
+                let now = Duration::from_secs_f64(self.now);
+                self.desk.adapt(|| now);
+            }
+        }
+
+        fn shift(&self) -> Vec<f32> {
+            let reading = self.users.in_force().now();
+            reading.correction.as_ref().map_or_else(Vec::new, |correction| correction.shift().to_vec())
+        }
+
+        fn is_near(&self, place: [f32; DIM]) -> bool {
+            self.shift().len() == DIM && self.shift().iter().zip(place).all(|(a, b)| (a - b).abs() < 0.2)
+        }
+
+        fn say(&mut self, expression: &str) -> Value {
+            let expression = Some(expression.to_owned());
+            self.desk.obey(self.now, Order::Label { span: None, expression, valence_arousal: None }).unwrap()
+        }
+    }
+
+    fn face() -> Prediction {
+        Prediction {
+            t: 0.0,
+            frame: 0,
+            track: 1,
+            user: None,
+            bbox: [0.0, 0.0, 9.0, 9.0],
+            score: 1.0,
+            pose: None,
+            landmarks: None,
+            expression: None,
+            valence: None,
+            arousal: None,
+            au: None,
+            adapted: false,
+            smoothing: None,
+            truth: None,
+            ms: StageMillis::default(),
+        }
+    }
+
+    #[test]
+    fn adaptation_keeps_the_place_of_a_profile_and_follows_it_elsewhere() {
+        let mut bench = Bench::new(Some("100%".parse().unwrap()));
+        bench.show(PLACE, 60);
+        assert!(bench.is_near(PLACE), "{:?}", bench.shift());
+        let told = bench.desk.obey(bench.now, Order::Tell).unwrap();
+        assert_eq!(told["adaptation"]["returns"], 0, "{told}");
+        let elsewhere = [2.4, 0.6, 0.3];
+        bench.show(elsewhere, 300);
+        assert!(bench.is_near(elsewhere), "{:?}", bench.shift());
+        bench.desk.obey(bench.now, Order::Choose(None)).unwrap();
+        assert_eq!(bench.shift(), [0.0; 0], "nobody in particular is read as they come");
+    }
+
+    #[test]
+    fn what_is_said_is_tried_and_taken_back() {
+        for share in [None, Some("100%".parse().unwrap())] {
+            let mut bench = Bench::new(share);
+            let profile = bench.users.in_force().now();
+            bench.show(PLACE, 2);
+            // The face rests elsewhere now, and somebody says so.
+            let elsewhere = [1.0, 2.0, 1.0];
+            bench.show(elsewhere, 2);
+            let told = bench.say("neutral");
+            assert!(told["trying"].as_u64() >= Some(8), "{told}");
+            assert!(bench.is_near(elsewhere), "{:?}", bench.shift());
+            bench.show(elsewhere, 2);
+            assert!(bench.is_near(elsewhere), "a slice of adaptation leaves it: {:?}", bench.shift());
+            // The same moments, said otherwise: the later word holds, and they are one stretch of time.
+            let before = bench.desk.labels.data().len();
+            bench.say("happy");
+            bench.say("neutral");
+            let data = bench.desk.labels.data();
+            assert!(
+                data.len() > before && data.moments().iter().all(|moment| moment.label.expression == Some(0))
+            );
+            let report = bench.desk.obey(bench.now, Order::Fit).unwrap();
+            assert_eq!(report["better"], false, "{report}");
+            // A label after the fit makes it out of date.
+            bench.show(elsewhere, 2);
+            bench.say("neutral");
+            assert!(matches!(bench.desk.obey(bench.now, Order::Accept), Err(LearnError::Conflict(_))));
+            let told = bench.desk.obey(bench.now, Order::Reject).unwrap();
+            assert_eq!((&told["trying"], &told["labels"]["total"]), (&json!(0), &json!(0)));
+            assert_eq!(bench.users.in_force().now(), profile, "all is as the profile has it");
+            assert!(matches!(bench.desk.obey(bench.now, Order::Reject), Err(LearnError::Conflict(_))));
+        }
+    }
+
+    #[test]
+    fn a_trial_does_not_grow_beyond_what_is_kept() {
+        let mut bench = Bench::new(None);
+        for _ in 0..60 {
+            bench.show(PLACE, 2);
+            bench.say("happy");
+        }
+        let trial = bench.desk.trial.as_ref().unwrap().updater.data().len();
+        assert!(trial <= CAPACITY && bench.desk.labels.data().len() <= CAPACITY, "{trial}");
+    }
 }

@@ -6,8 +6,10 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// An answer takes no longer, a fit on a slow device included.
+/// A fit on a slow device takes no longer.
 const PATIENCE: Duration = Duration::from_secs(12);
+/// A look at how things stand takes no longer: keys wait for it.
+const LOOK_PATIENCE: Duration = Duration::from_secs(1);
 const MOST_BYTES: u64 = 1 << 20;
 
 /// Something that takes orders as the HTTP API of `edge` does.
@@ -54,6 +56,8 @@ impl Edge for Client {
             Method::Get | Method::Delete => {
                 let request =
                     if method == Method::Get { self.agent.get(&url) } else { self.agent.delete(&url) };
+                let patience = if method == Method::Get { LOOK_PATIENCE } else { PATIENCE };
+                let request = request.config().timeout_global(Some(patience)).build();
                 match bearer {
                     Some(bearer) => request.header("Authorization", bearer).call(),
                     None => request.call(),

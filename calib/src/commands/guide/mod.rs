@@ -72,7 +72,9 @@ pub(crate) fn command(args: &GuideArgs) -> anyhow::Result<()> {
         }
         End::NotKept => println!("Nothing was kept."),
         End::Left(labels) => {
-            println!("{labels} labels wait in edge: they can be fitted on its dashboard, until it ends.");
+            println!(
+                "{labels} labels wait in edge: they can be fitted, and what was fitted kept, on its dashboard until it ends."
+            );
         }
     }
     Ok(())

@@ -168,7 +168,7 @@ impl Screen {
             Constraint::Length(3),
         ])
         .areas(inner);
-        let done = (step.step - 1) as f64 / step.steps.max(1) as f64;
+        let done = step.step.saturating_sub(1) as f64 / step.steps.max(1) as f64;
         let done = if step.phase == "done" { 1.0 } else { done };
         let label = format!("step {} of {}", step.step, step.steps);
         frame.render_widget(bar(done, &label, Color::Blue), way);
@@ -222,7 +222,7 @@ impl Screen {
 }
 
 fn draw_report(frame: &mut Frame<'_>, area: Rect, fit: &Fit) {
-    let title = if fit.better { " Better than before " } else { " No better than before " };
+    let title = if fit.better { " Better than as shipped " } else { " No better than as shipped " };
     let block = Block::bordered().title(title).padding(Padding::symmetric(3, 1));
     let inner = block.inner(area);
     frame.render_widget(block, area);
