@@ -260,8 +260,10 @@ fn what_is_predicted_arrives_and_home_assistant_finds_the_device() {
         assert_eq!(state["faces"], u64::from(!state["track"].is_null()), "{state}");
         assert!(state["fps"].is_null() || state["fps"].as_f64().unwrap() > 0.0);
     }
-    // The last state is the last frame's.
-    assert_eq!(states.last().unwrap().json()["frame"], 59);
+    // The last state is the last frame's; a busy machine may have left some out.
+    let last: Value = serde_json::from_str(expected.last().unwrap()).unwrap();
+    assert!(last["frame"].as_u64() >= Some(59), "{last}");
+    assert_eq!(states.last().unwrap().json()["frame"], last["frame"]);
 
     let config = broker.retained("homeassistant/#");
     let mut ids = BTreeSet::new();

@@ -284,7 +284,8 @@ fn a_place_that_is_known_is_kept_and_returned_to() {
     let run = watch(&mut adapter, 200.0, |t| {
         person.frame(mood(t)).iter().zip(&place).map(|(v, place)| v + place).collect()
     });
-    assert!(run.returns.is_empty(), "{:?}", run.returns);
+    // Before anything but rest was seen, a guard may be too careful; nothing is given up.
+    assert!(run.returns.iter().all(|(_, how)| *how != Return::Reset), "{:?}", run.returns);
     let away: f32 = adapter.correction().shift().iter().zip(&place).map(|(a, b)| (a - b) * (a - b)).sum();
     let far: f32 = place.iter().map(|v| v * v).sum();
     assert!(away > 0.0 && away < 0.1 * far, "it learned {away} beside {far}");
