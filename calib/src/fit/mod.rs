@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::dataset::{Dataset, DatasetError, Moment};
+use crate::dataset::{Dataset, DatasetError};
 use crate::heads::{HeadKind, Heads, HeadsError, LinearHead, MAX_LABELS, VALENCE_AROUSAL};
 use crate::metrics::Bootstrap;
 use crate::validate;
@@ -214,10 +214,9 @@ pub fn fit_views(heads: &Heads, views: Views<'_>, options: &FitOptions) -> Resul
     check_dim(heads, views.fitted)?;
     for other in [views.before, views.held_out] {
         check_dim(heads, other)?;
-        let same = |((a, _), (b, _)): ((&Moment, &[f32]), (&Moment, &[f32]))| {
-            a.t_secs == b.t_secs && a.block == b.block
-        };
-        if other.len() != views.fitted.len() || !other.iter().zip(views.fitted.iter()).all(same) {
+        let mut pairs = other.moments().iter().zip(views.fitted.moments());
+        let is_same = pairs.all(|(a, b)| a.t_secs == b.t_secs && a.block == b.block);
+        if other.len() != views.fitted.len() || !is_same {
             return Err(FitError::Views);
         }
     }

@@ -192,14 +192,17 @@ fn read(heads: &Heads, place: Option<&Correction>, data: &Dataset) -> anyhow::Re
     Ok(Scores::of(folded.as_ref().unwrap_or(heads), data)?)
 }
 
-const MEASURES: [(&str, fn(&Scores) -> f64); 4] = [
+/// Something that is measured: its name, higher is better.
+type Measure = (&'static str, fn(&Scores) -> f64);
+
+const MEASURES: [Measure; 4] = [
     ("accuracy", |s| s.accuracy),
     ("CCC", |s| s.ccc),
     ("1 - Brier score", |s| 1.0 - s.brier),
     ("1 - ECE", |s| 1.0 - s.ece),
 ];
 
-fn rows(what: &str, before: &[Scores], after: &[Scores], measures: &[(&str, fn(&Scores) -> f64)]) {
+fn rows(what: &str, before: &[Scores], after: &[Scores], measures: &[Measure]) {
     for (name, measure) in measures {
         let of = |scores: &[Scores]| scores.iter().map(measure).collect::<Vec<_>>();
         row(&format!("{what}: {name}"), &of(before), &of(after));

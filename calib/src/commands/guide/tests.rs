@@ -75,7 +75,7 @@ impl Edge for Fake {
                 self.session.borrow_mut().as_mut().unwrap().rate(self.now.get(), valence, arousal)?;
             }
             (Method::Post, "/v1/calibration/redo") => {
-                self.session.borrow_mut().as_mut().unwrap().redo(self.now.get())
+                self.session.borrow_mut().as_mut().unwrap().redo(self.now.get());
             }
             (Method::Post, "/v1/fit") => {
                 let session = self.session.borrow_mut().take().context("no labels")?;
