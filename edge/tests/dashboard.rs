@@ -329,11 +329,17 @@ fn a_new_person_is_guided_step_by_step() {
     browser.wait_for(
         "!document.querySelector('#learning').hidden && document.querySelector('#user').value === 'dora'",
     );
-    // A label by hand.
-    browser.evaluate(
-        "[...document.querySelectorAll('#feedback button')].find(b => b.textContent === 'happy').click()",
-    );
-    browser.wait_for("/[0-9]+ happy/.test(document.querySelector('#said').textContent)");
+    // A label by hand, taken back, and given again.
+    let happy =
+        "[...document.querySelectorAll('#feedback button')].find(b => b.textContent === 'happy').click()";
+    let said = "/[0-9]+ happy/.test(document.querySelector('#said').textContent)";
+    browser.evaluate(happy);
+    browser.wait_for(said);
+    browser.evaluate("document.querySelector('#unsay').click()");
+    browser.wait_for("document.querySelector('#said').textContent === 'No new labels' && document.querySelector('#unsay').disabled");
+    assert_eq!(serving.state()["adapted"], false);
+    browser.evaluate(happy);
+    browser.wait_for(said);
 
     browser.evaluate("document.querySelector('#protocol').value = 'quick'");
     browser.evaluate("document.querySelector('#start').click()");
