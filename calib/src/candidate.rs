@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::adapt::Correction;
-use crate::dataset::{Dataset, DatasetError, Moment};
+use crate::dataset::{Dataset, DatasetError};
 use crate::fit::{FitError, FitOptions, Fitted, Rest, Verdict, Views, fit_views, relative, without};
 use crate::heads::{HeadKind, Heads};
 use crate::labelled::{CAPACITY, Labelled};
@@ -62,8 +62,7 @@ impl Candidate {
         let state = profile.map(|opened| opened.for_bundle(bundle)).transpose()?;
         let known = state.and_then(|state| Some((state.labelled.as_ref()?, state.correction.as_ref())));
         let rest = Rest::of(shipped, new, options)?;
-        let found = rest.as_ref().and_then(|rest| Correction::shift_by(rest.shift().to_vec()).ok());
-        let old = place.and_then(|place| Correction::shift_by(place.shift().to_vec()).ok());
+        let old = place.map(Correction::shift_alone);
         let before = joined(known.map(|(known, _)| known), new)?;
         let at = |place: Option<&Correction>, held_out: Option<&Dataset>| -> Result<_, CandidateError> {
             let read = |data: &Dataset, place: Option<&Correction>| match place {
@@ -83,14 +82,13 @@ impl Candidate {
         let is_judged = rest.as_ref().is_some_and(|rest| !rest.metrics.is_empty());
         let is_accepted = |fitted: &Fitted, kind: HeadKind| fitted.get(kind).verdict == Verdict::Accepted;
         let any = |fitted: &Fitted| HeadKind::ALL.into_iter().any(|kind| is_accepted(fitted, kind));
-        let held_out = rest.as_ref().map(|rest| rest.held_out(new)).transpose()?;
-        let (mut place, (mut data, mut fitted)) = match found {
-            Some(found) => (Some(found.clone()), at(Some(&found), held_out.as_ref())?),
+        let (mut place, (mut data, mut fitted)) = match &rest {
+            Some(rest) => (Some(rest.place().clone()), at(Some(rest.place()), Some(&rest.held_out(new)?))?),
             None => (old.clone(), at(old.as_ref(), None)?),
         };
         let with_place =
             helps || if is_judged { is_accepted(&fitted, HeadKind::Expression) } else { any(&fitted) };
-        if held_out.is_some() && !with_place {
+        if rest.is_some() && !with_place {
             (data, fitted) = at(old.as_ref(), None)?;
             place = old;
         }
@@ -203,12 +201,7 @@ fn report(rest: Option<&Rest>, fitted: &Fitted, labels: usize, is_better: bool) 
 /// What was known and what is new; the new blocks follow the known ones.
 fn joined(known: Option<&Dataset>, new: &Dataset) -> Result<Dataset, DatasetError> {
     let mut data = Dataset::new(new.dim());
-    for part in known.into_iter().chain([new]) {
-        let first = data.next_block();
-        for (moment, embedding) in part.iter() {
-            data.push(Moment { block: first.saturating_add(moment.block), ..*moment }, embedding)?;
-        }
-    }
+    known.into_iter().chain([new]).try_for_each(|part| data.append(part))?;
     Ok(data)
 }
 

@@ -136,6 +136,17 @@ impl Dataset {
         self.moments.iter().enumerate().map(|(i, moment)| (moment, self.embedding(i)))
     }
 
+    /// Takes in all moments of another; its blocks follow those that are here.
+    ///
+    /// # Errors
+    /// [`DatasetError`] where its embeddings are of another size; the moments before it are taken in.
+    pub fn append(&mut self, other: &Self) -> Result<(), DatasetError> {
+        let first = self.next_block();
+        other.iter().try_for_each(|(moment, embedding)| {
+            self.push(Moment { block: first.saturating_add(moment.block), ..*moment }, embedding)
+        })
+    }
+
     /// The first number that no block has.
     pub fn next_block(&self) -> u32 {
         self.moments.iter().map(|moment| moment.block.saturating_add(1)).max().unwrap_or(0)

@@ -128,6 +128,22 @@ impl LinearHead {
         &self.bias
     }
 
+    /// The row of a label.
+    pub fn row(&self, label: &str) -> Option<usize> {
+        self.labels.iter().position(|known| known == label)
+    }
+
+    /// The row that an embedding scores highest in.
+    ///
+    /// # Panics
+    /// As [`LinearHead::logits_into`].
+    pub fn classify(&self, embedding: &[f32]) -> usize {
+        let mut logits = [0.0; MAX_LABELS];
+        let logits = &mut logits[..self.labels.len()];
+        self.logits_into(embedding, logits);
+        argmax(logits)
+    }
+
     /// Writes the logits of `embedding` (length [`LinearHead::dim`]) into `out` (one a label).
     ///
     /// # Panics

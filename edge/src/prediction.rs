@@ -73,7 +73,7 @@ impl Default for FrameReport {
 /// What is known of one face in one frame. The order of the fields is the order in which they are written.
 ///
 /// What neither bundle nor profile provides is absent. Cloning allocates nothing.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Prediction {
     /// Seconds on the source's own clock.
     pub t: f64,

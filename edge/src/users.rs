@@ -31,7 +31,7 @@ pub struct Reading {
     pub user: Option<Arc<str>>,
     /// The heads that were fitted: the user's own, or the shipped ones.
     pub fitted: Heads,
-    /// What adaptation without labels has learned on them.
+    /// What they expect to be done to embeddings, as the profile has it, labels told or adaptation learned.
     pub correction: Option<Correction>,
     /// Both in one: what is read with.
     pub heads: Heads,
@@ -52,6 +52,11 @@ impl Reading {
         };
         Ok(Self { user, fitted, correction, heads, adapted })
     }
+
+    /// The shipped heads, as they are.
+    fn shipped(user: Option<Arc<str>>, heads: Heads) -> Self {
+        Self { user, fitted: heads.clone(), correction: None, heads, adapted: false }
+    }
 }
 
 /// The reading of now, swapped whole.
@@ -61,9 +66,7 @@ pub struct InForce(Mutex<Arc<Reading>>);
 impl InForce {
     /// The shipped heads, for anybody.
     pub fn new(shipped: Heads) -> Self {
-        let fitted = shipped.clone();
-        let reading = Reading { user: None, fitted, correction: None, heads: shipped, adapted: false };
-        Self(Mutex::new(Arc::new(reading)))
+        Self(Mutex::new(Arc::new(Reading::shipped(None, shipped))))
     }
 
     /// The reading of now. Allocates nothing.
@@ -140,7 +143,7 @@ impl Users {
         let name = user.map(|user| user.as_str().into());
         self.in_force.put(match own {
             Some(own) => Reading { user: name, ..own },
-            None => Reading { user: name, ..Reading::clone(&InForce::new(self.shipped.clone()).now()) },
+            None => Reading::shipped(name, self.shipped.clone()),
         });
         Ok(notes)
     }

@@ -16,7 +16,7 @@ use semblance_calib::profile::Profiles;
 use semblance_edge::http::{About, HttpOptions, Limits, Server};
 use semblance_edge::hub::Overflow;
 use semblance_edge::learn::Learner;
-use semblance_edge::prediction::{FrameReport, Prediction, StageMillis};
+use semblance_edge::prediction::{FrameReport, Prediction};
 use semblance_edge::run::Shared;
 use semblance_edge::telemetry::SourceState;
 use semblance_edge::users::Users;
@@ -40,19 +40,9 @@ fn report(frame: u64) -> Arc<FrameReport> {
         t: frame as f64,
         frame,
         track: 1,
-        user: None,
         bbox: [1.0, 2.0, 3.0, 4.0],
         score: 0.5,
-        pose: None,
-        landmarks: None,
-        expression: None,
-        valence: None,
-        arousal: None,
-        au: None,
-        adapted: false,
-        smoothing: None,
-        truth: None,
-        ms: StageMillis::default(),
+        ..Prediction::default()
     };
     let report = FrameReport { frame, size: [640, 480], faces: vec![face], ..FrameReport::default() };
     Arc::new(report)

@@ -66,6 +66,12 @@ impl Correction {
         Self::new(0, shift, Vec::new(), Vec::new())
     }
 
+    /// The same without its projection.
+    #[must_use]
+    pub fn shift_alone(&self) -> Self {
+        Self { rank: 0, shift: self.shift.clone(), up: Vec::new(), down: Vec::new() }
+    }
+
     /// Values of an embedding.
     pub fn dim(&self) -> usize {
         self.shift.len()

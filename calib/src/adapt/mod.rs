@@ -29,7 +29,7 @@ use crate::heads::{Heads, HeadsError, LinearHead, NEUTRAL};
 use crate::labelled::Labelled;
 use crate::temporal::{Buffers, TemporalError};
 use projection::Set;
-use sampling::{Classes, classify, probability};
+use sampling::{Classes, probability};
 use vector::distance;
 
 /// Anchors of a step.
@@ -74,9 +74,6 @@ pub enum AdaptError {
     /// The heads overflow with a correction.
     #[error(transparent)]
     Heads(#[from] HeadsError),
-    /// A correction is none.
-    #[error(transparent)]
-    Correction(#[from] CorrectionError),
     /// The frame was refused.
     #[error(transparent)]
     Frame(#[from] TemporalError),
@@ -177,7 +174,7 @@ impl Adapter {
         let dim = heads.dim();
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         Ok(Self {
-            neutral_row: expressions.labels().iter().position(|label| label == NEUTRAL),
+            neutral_row: expressions.row(NEUTRAL),
             buffers: Buffers::new(dim),
             held_out: Labelled::new(dim, HELD_OUT),
             held_out_secs: f64::NEG_INFINITY,
@@ -214,13 +211,13 @@ impl Adapter {
             let expected = self.projection.rank();
             return Err(AdaptError::Size { what: "a projection", found: correction.rank(), expected });
         }
-        self.stand_on(correction)
+        self.expressions = expressions_of(&self.heads, &correction)?;
+        self.stand_on(correction);
+        Ok(())
     }
 
-    /// Makes a correction what is known and in force.
-    fn stand_on(&mut self, correction: Correction) -> Result<(), AdaptError> {
-        let folded = correction.fold(&self.heads)?;
-        self.expressions = folded.expression().cloned().ok_or(AdaptError::NoExpressions)?;
+    /// Makes a correction, with which the expressions are read already, what is known and in force.
+    fn stand_on(&mut self, correction: Correction) {
         let held_out = std::mem::replace(&mut self.held_out, Labelled::new(self.heads.dim(), HELD_OUT));
         for (moment, embedding) in held_out.data().iter() {
             let kept = self.held_out.push(read_as(&self.expressions, moment.t_secs, embedding), embedding);
@@ -230,7 +227,6 @@ impl Adapter {
         (self.trust, self.alarms) = (1.0, 0);
         self.correction = correction.clone();
         self.base = correction;
-        Ok(())
     }
 
     /// Takes a frame of the face that the tracker calls `track`, in O(dim) times the expressions and without allocating.
@@ -437,22 +433,19 @@ impl Adapter {
     /// [`AdaptError`]; nothing has changed then.
     pub fn rebase(&mut self, heads: Heads, correction: Option<&Correction>) -> Result<(), AdaptError> {
         check_size("an embedding", heads.dim(), self.heads.dim())?;
-        let base = match correction {
-            Some(correction) => Correction::shift_by(correction.shift().to_vec())?,
-            None => Correction::identity(heads.dim()),
-        };
+        let base = correction.map_or_else(|| Correction::identity(heads.dim()), Correction::shift_alone);
         check_size("a correction", base.dim(), heads.dim())?;
-        base.fold(&heads)?.expression().ok_or(AdaptError::NoExpressions)?;
+        let expressions = expressions_of(&heads, &base)?;
         let here = || {
             let (place, _) = self.neutral.place()?;
             Some(place.iter().zip(base.shift()).map(|(place, base)| place - base).collect())
         };
         self.reference = heads.neutral().map(|place| place.to_vec()).or_else(here);
-        let labels = heads.expression().map(LinearHead::labels).unwrap_or_default();
-        self.neutral_row = labels.iter().position(|label| label == NEUTRAL);
+        self.neutral_row = expressions.row(NEUTRAL);
         self.projection.reset(&mut self.rng);
-        (self.heads, self.fresh) = (heads, true);
-        self.stand_on(base)
+        (self.heads, self.expressions, self.fresh) = (heads, expressions, true);
+        self.stand_on(base);
+        Ok(())
     }
 
     /// The stream begins anew, perhaps with another clock: frames are forgotten, what was learned stays.
@@ -475,9 +468,14 @@ impl Adapter {
     }
 }
 
+/// The expressions as read with a correction.
+fn expressions_of(heads: &Heads, correction: &Correction) -> Result<LinearHead, AdaptError> {
+    correction.fold(heads)?.expression().cloned().ok_or(AdaptError::NoExpressions)
+}
+
 /// A moment labelled with the expression that its embedding reads as.
 fn read_as(head: &LinearHead, t_secs: f64, embedding: &[f32]) -> Moment {
-    let label = Label { expression: Some(classify(head, embedding)), ..Label::default() };
+    let label = Label { expression: Some(head.classify(embedding) as u8), ..Label::default() };
     Moment { t_secs, block: 0, label }
 }
 

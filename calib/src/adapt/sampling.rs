@@ -3,7 +3,7 @@
 use rand::Rng;
 
 use super::projection::{NEGATIVES, Set};
-use crate::heads::{LinearHead, MAX_LABELS, argmax, softmax_in_place};
+use crate::heads::{LinearHead, MAX_LABELS, softmax_in_place};
 use crate::temporal::{Buffers, FRAMES, TRACKS, TemporalBuffer, draw};
 
 /// Hard negatives of an anchor at most; the rest are frames of other faces.
@@ -30,7 +30,7 @@ impl Classes {
         self.counts = [0; MAX_LABELS];
         for (track, buffer) in buffers.iter().enumerate() {
             for frame in buffer.frames() {
-                let class = classify(head, buffer.embedding(frame));
+                let class = head.classify(buffer.embedding(frame)) as u8;
                 self.of[track][frame] = class;
                 self.counts[usize::from(class)] += 1;
             }
@@ -81,14 +81,6 @@ impl Classes {
         }
         negatives > 0
     }
-}
-
-/// The expression that an embedding reads as.
-pub(super) fn classify(head: &LinearHead, embedding: &[f32]) -> u8 {
-    let mut logits = [0.0; MAX_LABELS];
-    let logits = &mut logits[..head.bias().len()];
-    head.logits_into(embedding, logits);
-    argmax(logits) as u8
 }
 
 /// The probability of one expression, by its row.

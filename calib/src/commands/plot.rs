@@ -7,13 +7,15 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// What is drawn of one metric: values in `[0, 1]`, as `(value, low, high)`.
-struct Line<'a> {
-    name: &'a str,
-    before: [f64; 3],
-    after: [f64; 3],
+pub(crate) struct Line<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) before: [f64; 3],
+    pub(crate) after: [f64; 3],
+    /// Positive is better.
+    pub(crate) gain: [f64; 3],
 }
 
-fn lines(head: &Value) -> Vec<Line<'_>> {
+pub(crate) fn lines(head: &Value) -> Vec<Line<'_>> {
     let estimate = |metric: &Value, when: &str| {
         ["value", "low", "high"].map(|part| metric[when][part].as_f64().unwrap_or(f64::NAN))
     };
@@ -26,16 +28,17 @@ fn lines(head: &Value) -> Vec<Line<'_>> {
         .iter()
         .filter_map(|metric| {
             let (before, after) = line(metric)?;
-            Some(Line { name: metric["name"].as_str().unwrap_or_default(), before, after })
+            let (name, gain) = (metric["name"].as_str().unwrap_or_default(), estimate(metric, "gain"));
+            Some(Line { name, before, after, gain })
         })
         .collect()
 }
 
 /// The heads with their verdict, in words.
-fn heads(report: &Value) -> impl Iterator<Item = (&Value, String)> {
+pub(crate) fn heads(report: &Value) -> impl Iterator<Item = (&Value, String)> {
     report["heads"].as_array().into_iter().flatten().map(|head| {
         let name = match head["head"].as_str().unwrap_or_default() {
-            "rest" => "read relative to the face at rest",
+            "rest" => "expression relative to the face at rest",
             name => name,
         };
         let verdict = Verdict::deserialize(head).unwrap_or(Verdict::Unnamed);
@@ -55,7 +58,7 @@ pub(crate) fn text(report: &Value) -> String {
     let mut out = String::new();
     for (head, title) in heads(report) {
         let _ = writeln!(out, "{title}");
-        for Line { name, before, after } in lines(head) {
+        for Line { name, before, after, .. } in lines(head) {
             for (name, when, [value, low, high]) in [(name, "before", before), ("", "after", after)] {
                 let bar = bar(value);
                 let _ = writeln!(out, "  {name:<16} {when:<6} {bar} {value:>6.3}  [{low:.3}, {high:.3}]");
@@ -79,7 +82,7 @@ pub(crate) fn svg(report: &Value, title: &str) -> String {
     for (head, title) in heads(report) {
         y += 34.0;
         let _ = writeln!(body, "<text x=\"12\" y=\"{y}\" font-weight=\"bold\">{}</text>", escaped(&title));
-        for Line { name, before, after } in lines(head) {
+        for Line { name, before, after, .. } in lines(head) {
             y += 30.0;
             let _ = writeln!(body, "<text x=\"12\" y=\"{y}\">{}</text>", escaped(name));
             for ([value, low, high], colour, top) in

@@ -291,8 +291,7 @@ fn fit_head(
     };
     validated.held_out.iter_mut().flatten().for_each(|logit| *logit *= scale);
     validated.solution.weights.scale(scale);
-    let in_force = task::Task::new(kind, Arc::clone(&task.labels), heads.get(kind), views.before)?;
-    let before = validate::in_force(&in_force, views.before, &blocks);
+    let before = validate::in_force(&task, views.before, &blocks);
     for block in &mut validated.held_out {
         block.chunks_exact_mut(task.outputs()).for_each(|logits| task.tell(logits));
     }
@@ -300,8 +299,7 @@ fn fit_head(
     outcome.strength = Some(validated.strength);
     outcome.candidate = Some(task.frame.leave(kind, &task.labels, &validated.solution.weights)?);
     if let Some(deciding) = outcome.metrics.first() {
-        let gain = deciding.gain;
-        outcome.verdict = if gain.low > 0.0 { Verdict::Accepted } else { Verdict::NotBetter { gain } };
+        outcome.verdict = Verdict::by(deciding.gain);
     }
     Ok(outcome)
 }

@@ -101,6 +101,13 @@ fn name_of<S: Serializer>(kind: &HeadKind, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(kind.name())
 }
 
+impl Verdict {
+    /// By the gain in the metric that decides: it has to be more than noise.
+    pub(crate) fn by(gain: Estimate) -> Self {
+        if gain.low > 0.0 { Self::Accepted } else { Self::NotBetter { gain } }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

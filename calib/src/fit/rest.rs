@@ -9,7 +9,7 @@ use super::task::Task;
 use super::{FitError, FitOptions, check_dim};
 use crate::adapt::Correction;
 use crate::dataset::Dataset;
-use crate::heads::{HeadKind, Heads, LinearHead, NEUTRAL};
+use crate::heads::{HeadKind, Heads, NEUTRAL};
 use crate::validate;
 
 /// How far a person's face at rest lies from the population's, and whether it helps to take that off.
@@ -23,7 +23,7 @@ pub struct Rest {
     pub blocks: usize,
     /// Before is the head in force on embeddings as they are, after is the same head relative to the face at rest.
     pub metrics: Vec<Metric>,
-    shift: Vec<f32>,
+    place: Correction,
     /// What was found without a block that has moments at rest; `None` where nothing is known then.
     without: Vec<(u32, Option<Vec<f32>>)>,
 }
@@ -38,7 +38,7 @@ impl Rest {
         options.check()?;
         check_dim(heads, data)?;
         let (Some(head), Some(population)) = (heads.expression(), heads.neutral()) else { return Ok(None) };
-        let Some(neutral) = head.labels().iter().position(|label| label == NEUTRAL) else { return Ok(None) };
+        let Some(neutral) = head.row(NEUTRAL) else { return Ok(None) };
         let task = Task::new(HeadKind::Expression, head.shared_labels(), Some(head), data)?;
         let blocks = validate::blocks_of(&task, data);
         let at_rest = |row: &&usize| task.target(**row)[neutral] > 0.0;
@@ -48,14 +48,16 @@ impl Rest {
             let others = resting.iter().enumerate().filter(|(block, _)| Some(*block) != left_out);
             shift(population, data, others.map(|(_, rows)| rows.as_slice()))
         };
-        let Some(shift) = shift_without(None) else { return Ok(None) };
+        let Some(place) = shift_without(None).and_then(|shift| Correction::shift_by(shift).ok()) else {
+            return Ok(None);
+        };
         let labels = task.rows.len();
         let without = (0..blocks.len()).filter(|block| !resting[*block].is_empty());
         let without =
             without.map(|block| (data.moments()[blocks[block][0]].block, shift_without(Some(block))));
         let without = without.collect();
         let (verdict, metrics) = (Verdict::OneClass, Vec::new());
-        let mut rest = Self { verdict, labels, blocks: blocks.len(), metrics, shift, without };
+        let mut rest = Self { verdict, labels, blocks: blocks.len(), metrics, place, without };
         if let Some(verdict) = options.too_few(labels, blocks.len()) {
             return Ok(Some(Self { verdict, ..rest }));
         }
@@ -64,18 +66,17 @@ impl Rest {
         }
         let before = validate::in_force(&task, data, &blocks);
         let held_out = rest.held_out(data)?;
-        let after: Vec<Vec<f64>> = blocks.iter().map(|rows| told(&task, head, &held_out, rows)).collect();
+        let after = validate::in_force(&task, &held_out, &blocks);
         rest.metrics = validate::compare(&task, &blocks, &before, &after, &options.bootstrap);
         if let Some(deciding) = rest.metrics.first() {
-            let gain = deciding.gain;
-            rest.verdict = if gain.low > 0.0 { Verdict::Accepted } else { Verdict::NotBetter { gain } };
+            rest.verdict = Verdict::by(deciding.gain);
         }
         Ok(Some(rest))
     }
 
-    /// What is taken off every embedding, `[dim]`, whatever the verdict.
-    pub fn shift(&self) -> &[f32] {
-        &self.shift
+    /// What is done to every embedding, whatever the verdict: the distance is taken off.
+    pub fn place(&self) -> &Correction {
+        &self.place
     }
 
     /// The moments that it was found in, each less what was found without its stretch of time: a stretch has no say in how it is
@@ -86,22 +87,9 @@ impl Rest {
     pub fn held_out(&self, data: &Dataset) -> Result<Dataset, FitError> {
         moved(data, |block| match self.without.iter().find(|(resting, _)| *resting == block) {
             Some((_, shift)) => shift.as_deref().unwrap_or_default(),
-            None => &self.shift,
+            None => self.place.shift(),
         })
     }
-}
-
-/// What the head tells of these moments.
-fn told(task: &Task, head: &LinearHead, data: &Dataset, rows: &[usize]) -> Vec<f64> {
-    let mut logits = vec![0.0_f32; task.outputs()];
-    let mut all = Vec::with_capacity(rows.len() * task.outputs());
-    for &row in rows {
-        head.logits_into(data.embedding(row), &mut logits);
-        let first = all.len();
-        all.extend(logits.iter().map(|logit| f64::from(*logit)));
-        task.tell(&mut all[first..]);
-    }
-    all
 }
 
 /// The mean of these moments less the population's place, shrunk by how well it is known (James and Stein): stretches of
@@ -174,6 +162,7 @@ mod tests {
     use super::*;
     use crate::dataset::{Label, Moment};
     use crate::fit::{Views, fit, fit_views};
+    use crate::heads::LinearHead;
 
     const DIM: usize = 3;
 
@@ -212,12 +201,12 @@ mod tests {
             (recall.name.as_str(), recall.before.value, recall.after.value),
             ("mean_recall", 0.5, 1.0)
         );
-        for (found, truth) in rest.shift().iter().zip([2.0, 1.0, 0.0]) {
-            assert!((found - truth).abs() < 0.05, "{:?}", rest.shift());
+        for (found, truth) in rest.place().shift().iter().zip([2.0, 1.0, 0.0]) {
+            assert!((found - truth).abs() < 0.05, "{:?}", rest.place().shift());
         }
-        let moved = relative(&data, &Correction::shift_by(rest.shift().to_vec()).unwrap()).unwrap();
+        let moved = relative(&data, rest.place()).unwrap();
         assert_eq!(moved.moments(), data.moments());
-        assert!((moved.embedding(0)[0] - (data.embedding(0)[0] - rest.shift()[0])).abs() < 1e-6);
+        assert!((moved.embedding(0)[0] - (data.embedding(0)[0] - rest.place().shift()[0])).abs() < 1e-6);
         // This one rests where others do, and is not touched.
         let rest = Rest::of(&heads(), &session([0.0; DIM], 0.1), &options).unwrap().unwrap();
         assert!(matches!(rest.verdict, Verdict::NotBetter { .. }), "{:?}", rest.verdict);
@@ -227,7 +216,7 @@ mod tests {
     fn heads_on_relative_moments_are_compared_with_the_shipped_ones_on_moments_as_they_are() {
         let (data, options) = (session([2.0, 1.0, 0.0], 0.1), FitOptions::default());
         let rest = Rest::of(&heads(), &data, &options).unwrap().unwrap();
-        let moved = relative(&data, &Correction::shift_by(rest.shift().to_vec()).unwrap()).unwrap();
+        let moved = relative(&data, rest.place()).unwrap();
         // Relative to rest the shipped head makes no mistake; on the moments as they are it takes all for happy.
         let alone = fit(&heads(), &moved, &options).unwrap();
         assert!(matches!(alone.get(HeadKind::Expression).verdict, Verdict::NotBetter { .. }));
@@ -240,7 +229,7 @@ mod tests {
         fewer.remove(0);
         let error = fit_views(&heads(), Views { before: &fewer, ..views }, &options);
         assert!(matches!(error, Err(FitError::Views)));
-        let back = without(&moved, &Correction::shift_by(rest.shift().to_vec()).unwrap()).unwrap();
+        let back = without(&moved, rest.place()).unwrap();
         assert!(back.embeddings().iter().zip(data.embeddings()).all(|(a, b)| (a - b).abs() < 1e-5));
     }
 
@@ -276,7 +265,7 @@ mod tests {
         assert_eq!(rest.metrics[0].after.value, 0.5, "{:?}", rest.metrics[0]);
         assert!(matches!(rest.verdict, Verdict::NotBetter { .. }));
         // Nor do heads get by with it.
-        let fitted = relative(&data, &Correction::shift_by(rest.shift().to_vec()).unwrap()).unwrap();
+        let fitted = relative(&data, rest.place()).unwrap();
         let views = Views { before: &data, fitted: &fitted, held_out: &rest.held_out(&data).unwrap() };
         let told = fit_views(&heads(), views, &options).unwrap();
         assert!(matches!(told.get(HeadKind::Expression).verdict, Verdict::NotBetter { .. }));

@@ -11,7 +11,7 @@ use semblance_face::landmarks::Landmarker;
 use semblance_face::{Bundle, Frame};
 
 use crate::people::Camera;
-use crate::score::{expression_of, header, row};
+use crate::score::{header, row};
 
 /// Fewer labelled pictures do not make a person of the study.
 const LEAST_PICTURES: usize = 10;
@@ -110,7 +110,7 @@ fn leave_out(heads: &Heads, data: &Dataset) -> anyhow::Result<[f64; 3]> {
             let Some(truth) = data.moments()[i].label.expression else { continue };
             for (hits, heads) in hits.iter_mut().zip(&all) {
                 let Some(head) = heads.expression() else { continue };
-                *hits += f64::from(u8::from(expression_of(head, data.embedding(i)) == usize::from(truth)));
+                *hits += f64::from(u8::from(head.classify(data.embedding(i)) == usize::from(truth)));
             }
         }
     }

@@ -70,14 +70,6 @@ pub(crate) fn mean(all: &[Scores]) -> Scores {
     }
 }
 
-/// The row of the expression that a head reads.
-pub(crate) fn expression_of(head: &LinearHead, embedding: &[f32]) -> usize {
-    let mut logits = [0.0; MAX_LABELS];
-    let logits = &mut logits[..head.labels().len()];
-    head.logits_into(embedding, logits);
-    argmax(logits)
-}
-
 /// A row of a table: what many people have before and after.
 pub(crate) fn row(what: &str, before: &[f64], after: &[f64]) {
     let gains: Vec<f64> = before.iter().zip(after).map(|(before, after)| after - before).collect();

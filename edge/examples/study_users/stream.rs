@@ -7,7 +7,7 @@ use semblance_face::labels::Expression;
 use semblance_synth::{ClipSource, RenderOptions};
 
 use crate::people::Camera;
-use crate::score::{expression_of, header, row};
+use crate::score::{header, row};
 
 /// Frames a second of a clip, and its length: what is judged is the time after the first fifth.
 const FPS: f64 = 10.0;
@@ -43,7 +43,7 @@ fn live(clip: &Dataset, heads: &Heads, config: Option<AdaptConfig>) -> anyhow::R
         if moment.t_secs > 0.2 * SECS as f64
             && let (Some(head), Some(truth)) = (folded.expression(), moment.label.expression)
         {
-            confusion.add(usize::from(truth), expression_of(head, embedding))?;
+            confusion.add(usize::from(truth), head.classify(embedding))?;
         }
         if let Some(adapter) = &mut adapter {
             adapter.observe(1, moment.t_secs, embedding)?;

@@ -147,10 +147,7 @@ fn of_population(expressions: &[String], data: &Dataset) -> anyhow::Result<Heads
 /// Labels of two sessions, one after the other.
 fn together(first: &Dataset, second: &Dataset) -> anyhow::Result<Dataset> {
     let mut all = first.clone();
-    let next = all.next_block();
-    for (moment, embedding) in second.iter() {
-        all.push(Moment { block: next + moment.block, ..*moment }, embedding)?;
-    }
+    all.append(second)?;
     Ok(all)
 }
 
@@ -169,7 +166,7 @@ fn after_a_look(lived: &Dataset, expressions: &[String]) -> anyhow::Result<(Data
 fn place(heads: &Heads, look: &Dataset) -> anyhow::Result<Correction> {
     let rest =
         Rest::of(heads, look, &FitOptions::default())?.context("a look at a face that is not at rest")?;
-    Ok(Correction::shift_by(rest.shift().to_vec())?)
+    Ok(rest.place().clone())
 }
 
 /// What heads are worth in other places: each after a look at the resting face, where `looks`; otherwise with `known`.
@@ -278,6 +275,7 @@ fn protocols(people: &[Person], heads: &Heads) -> anyhow::Result<()> {
 
 /// Learning curves: so many seconds an expression, in so many stretches.
 fn curve(people: &[Person], heads: &Heads) -> anyhow::Result<()> {
+    let classes = heads.expression().map_or(1, |head| head.labels().len());
     header("labelled seconds an expression, read in other places after a look");
     let before = people.iter().map(|person| elsewhere(person, heads, false, None));
     let before = before.collect::<anyhow::Result<Vec<_>>>()?;
@@ -289,7 +287,7 @@ fn curve(people: &[Person], heads: &Heads) -> anyhow::Result<()> {
             for (moment, embedding) in person.curve.iter() {
                 let seen = of_block.entry(moment.block).or_insert(0);
                 *seen += 1;
-                if moment.block as usize / 7 < stretches && *seen <= frames {
+                if moment.block as usize / classes < stretches && *seen <= frames {
                     data.push(*moment, embedding)?;
                 }
             }

@@ -245,9 +245,10 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
         labels: labels.clone(),
     };
     // Before any file is touched: where its address is taken, this may be a second one of the same run.
-    let is_lived = is_live && args.play_fps.is_none();
-    let wanted = args.http.wanted(is_lived);
-    let share = args.adapt_budget.unwrap_or(AdaptBudget(is_lived.then_some(Share::DEFAULT))).0;
+    // And not a recording that is played as one.
+    let is_truly_live = is_live && args.play_fps.is_none();
+    let wanted = args.http.wanted(is_truly_live);
+    let share = args.adapt_budget.unwrap_or(AdaptBudget(is_truly_live.then_some(Share::DEFAULT))).0;
     let learner = (wanted.is_some() || share.is_some()).then(|| Learner::start(users, &shared.hub, share));
     let learner = learner.transpose().context("cannot start a thread")?.map(Arc::new);
     let server = match wanted.zip(learner.as_ref()) {
@@ -256,7 +257,7 @@ pub(crate) fn open(args: &RunArgs, again: bool) -> anyhow::Result<Opened<'_>> {
     };
     pipeline = pipeline.with_embeddings(args.record.is_some() || learner.is_some());
     let overflow = if is_live { Overflow::DropOldest } else { Overflow::Wait };
-    let append = again || (is_live && args.play_fps.is_none());
+    let append = again || is_truly_live;
     let mut opened: Vec<(Box<dyn Sink>, Subscription)> = Vec::new();
     for spec in &args.out {
         let subscription = shared.hub.subscribe(&spec.to_string(), QUEUE, overflow);

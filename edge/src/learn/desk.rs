@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use semblance_calib::adapt::{Correction, Share};
+use semblance_calib::adapt::Share;
 use semblance_calib::candidate::{Candidate, CandidateError};
 use semblance_calib::dataset::is_rating;
 use semblance_calib::fit::{FitError, FitOptions, Rest, Updater, relative};
@@ -26,7 +26,6 @@ const AT_ONCE: f64 = 10.0;
 const LABEL_SECS: f64 = 1.0;
 
 /// Heads on trial, and what was in force before them.
-#[derive(Clone)]
 struct Trial {
     updater: Updater,
     before: Arc<Reading>,
@@ -278,10 +277,7 @@ impl Desk {
 
     /// What was said is seen at once. It is not judged before a fit, and nothing of it is kept.
     fn learn_at_once(&mut self, said: &Dataset) -> Result<(), LearnError> {
-        let before = self
-            .trial
-            .as_ref()
-            .map_or_else(|| self.users.in_force().now(), |trial| Arc::clone(&trial.before));
+        let before = self.before();
         let moved = said.moments().iter().any(|moment| self.is_neutral(moment)) && self.find_rest()?;
         let updater = self.try_labels(&before, said, moved).map_err(CandidateError::from)?;
         let heads = updater.heads().map_err(CandidateError::from)?;
@@ -289,6 +285,12 @@ impl Desk {
         self.trial = Some(Trial { updater, before });
         self.go_on_adapting();
         Ok(())
+    }
+
+    /// What is in force, but for what is on trial.
+    fn before(&self) -> Arc<Reading> {
+        let trial = self.trial.as_ref();
+        trial.map_or_else(|| self.users.in_force().now(), |trial| Arc::clone(&trial.before))
     }
 
     fn is_neutral(&self, moment: &Moment) -> bool {
@@ -300,8 +302,7 @@ impl Desk {
     fn find_rest(&mut self) -> Result<bool, LearnError> {
         let found = Rest::of(self.users.shipped(), self.labels.data(), &FitOptions::default());
         let Some(rest) = found.map_err(CandidateError::from)? else { return Ok(false) };
-        let Ok(place) = Correction::shift_by(rest.shift().to_vec()) else { return Ok(false) };
-        self.users.correct(place).map_err(unlearned)?;
+        self.users.correct(rest.place().clone()).map_err(unlearned)?;
         self.rest_adapting();
         Ok(true)
     }
@@ -348,10 +349,7 @@ impl Desk {
         let (shipped, bundle) = (self.users.shipped(), self.users.encoder());
         let options = FitOptions::default();
         // A place that is only tried has to be found again.
-        let before = self
-            .trial
-            .as_ref()
-            .map_or_else(|| self.users.in_force().now(), |trial| Arc::clone(&trial.before));
+        let before = self.before();
         let (new, place) = (self.labels.data(), before.correction.as_ref());
         let candidate = Candidate::fit(shipped, bundle, profile.as_ref(), new, place, &options)?;
         let report = candidate.report().clone();
@@ -421,7 +419,7 @@ fn no_candidate() -> LearnError {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::prediction::StageMillis;
+    use semblance_calib::adapt::Correction;
     use semblance_calib::profile::{Profiles, State};
     use semblance_calib::{HeadKind, Heads, LinearHead};
 
@@ -475,7 +473,7 @@ mod tests {
                 report.embeddings = (0..DIM).map(|k| place[k] + wobble(k)).collect();
                 report.embeddings[0] += if smiles { 1.5 } else { 0.0 };
                 report.light = vec![0.5];
-                report.faces = vec![face()];
+                report.faces = vec![Prediction { track: 1, ..Prediction::default() }];
                 self.desk.observe(self.now, &report);
                 let now = Duration::from_secs_f64(self.now);
                 self.desk.adapt(|| now);
@@ -494,27 +492,6 @@ mod tests {
         fn say(&mut self, expression: &str) -> Value {
             let expression = Some(expression.to_owned());
             self.desk.obey(self.now, Order::Label { span: None, expression, valence_arousal: None }).unwrap()
-        }
-    }
-
-    fn face() -> Prediction {
-        Prediction {
-            t: 0.0,
-            frame: 0,
-            track: 1,
-            user: None,
-            bbox: [0.0, 0.0, 9.0, 9.0],
-            score: 1.0,
-            pose: None,
-            landmarks: None,
-            expression: None,
-            valence: None,
-            arousal: None,
-            au: None,
-            adapted: false,
-            smoothing: None,
-            truth: None,
-            ms: StageMillis::default(),
         }
     }
 

@@ -117,33 +117,3 @@ pub(super) struct Step {
     pub(super) trouble: Option<String>,
     pub(super) skipped: u64,
 }
-
-/// How a fit was judged.
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Fit {
-    pub(super) better: bool,
-    pub(super) heads: Vec<HeadFit>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct HeadFit {
-    pub(super) head: String,
-    pub(super) verdict: String,
-    pub(super) labels: u64,
-    pub(super) metrics: Vec<Metric>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Metric {
-    pub(super) name: String,
-    pub(super) before: Estimate,
-    pub(super) after: Estimate,
-    pub(super) gain: Estimate,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Estimate {
-    pub(super) value: f64,
-    pub(super) low: f64,
-    pub(super) high: f64,
-}

@@ -162,8 +162,7 @@ fn grant(screen: &mut Screen, edge: &impl Edge, wish: Wish) -> anyhow::Result<Op
             edge.ask(Method::Post, "/v1/calibration/rating", Some(&rating))?;
         }
         Wish::Fit => {
-            let fit = edge.ask(Method::Post, "/v1/fit", None)?;
-            screen.report(serde_json::from_value(fit).context("edge's report is of another version")?);
+            screen.report(edge.ask(Method::Post, "/v1/fit", None)?);
         }
         Wish::Accept => {
             edge.ask(Method::Post, "/v1/fit/accept", None)?;

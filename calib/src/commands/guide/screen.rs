@@ -7,7 +7,10 @@ use ratatui::style::{Color, Modifier, Style, Stylize};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, Gauge, Padding, Paragraph, Wrap};
 
-use super::client::{Edge, Fit, HeadFit, Method, Step, Told};
+use serde_json::Value;
+
+use super::super::plot;
+use super::client::{Edge, Method, Step, Told};
 
 /// How far a key moves a rating.
 const NOTCH: f32 = 0.1;
@@ -37,7 +40,8 @@ pub(super) enum Wish {
 #[derive(Debug, Default)]
 pub(super) struct Screen {
     told: Option<Told>,
-    fit: Option<Fit>,
+    /// The report of a fit, as JSON.
+    fit: Option<Value>,
     /// Valence and arousal as set so far, and which of them the keys move.
     rating: [f32; 2],
     moved: usize,
@@ -76,7 +80,7 @@ impl Screen {
         self.warning = Some(format!("{error:#}"));
     }
 
-    pub(super) fn report(&mut self, fit: Fit) {
+    pub(super) fn report(&mut self, fit: Value) {
         (self.fit, self.warning) = (Some(fit), None);
     }
 
@@ -99,7 +103,7 @@ impl Screen {
         self.stopping = false;
         if let Some(fit) = &self.fit {
             return match key.code {
-                KeyCode::Char('a') if fit.better => Some(Wish::Accept),
+                KeyCode::Char('a') if is_better(fit) => Some(Wish::Accept),
                 KeyCode::Char('x') => Some(Wish::Reject),
                 _ if quits => Some(Wish::Leave),
                 _ => None,
@@ -134,7 +138,7 @@ impl Screen {
     pub(super) fn draw(&self, frame: &mut Frame<'_>) {
         let [body, foot] = Layout::vertical([Constraint::Min(0), Constraint::Length(2)]).areas(frame.area());
         let keys = match (&self.fit, self.phase()) {
-            (Some(fit), _) if fit.better => "a keeps the new heads   x forgets them   q decides later",
+            (Some(fit), _) if is_better(fit) => "a keeps the new heads   x forgets them   q decides later",
             (Some(_), _) => "x forgets the labels   q keeps them for later",
             (None, "done") => "Enter fits the heads   r does the last step again   q leaves",
             (None, "rate") => "← → rate   ↑ ↓ change between the two   Enter says so   r does it again",
@@ -221,44 +225,34 @@ impl Screen {
     }
 }
 
-fn draw_report(frame: &mut Frame<'_>, area: Rect, fit: &Fit) {
-    let title = if fit.better { " Better than as shipped " } else { " No better than as shipped " };
+fn is_better(fit: &Value) -> bool {
+    fit["better"] == true
+}
+
+fn draw_report(frame: &mut Frame<'_>, area: Rect, fit: &Value) {
+    let title = if is_better(fit) { " Better than as shipped " } else { " No better than as shipped " };
     let block = Block::bordered().title(title).padding(Padding::symmetric(3, 1));
     let inner = block.inner(area);
     frame.render_widget(block, area);
-    let heads: Vec<&HeadFit> = fit.heads.iter().filter(|head| head.labels > 0).collect();
-    let constraints = heads.iter().map(|_| Constraint::Length(6));
-    let places = Layout::vertical(constraints).split(inner);
-    for (head, place) in heads.into_iter().zip(places.iter()) {
+    let labels = |head: &Value| head["labels"].as_u64().unwrap_or(0);
+    let heads: Vec<(&Value, String)> = plot::heads(fit).filter(|(head, _)| labels(head) > 0).collect();
+    let places = Layout::vertical(heads.iter().map(|_| Constraint::Length(6))).split(inner);
+    for ((head, title), place) in heads.into_iter().zip(places.iter()) {
         let lines: [Rect; 6] = Layout::vertical([Constraint::Length(1); 6]).areas(*place);
-        let name = match head.head.as_str() {
-            "rest" => "expression relative to the face at rest".to_owned(),
-            name => clean(name).replace('_', " "),
-        };
-        let verdict = match head.verdict.as_str() {
-            "accepted" => "better on moments that it was not fitted on",
-            "not_better" => "no better by more than chance",
-            "too_few_blocks" => "too few stretches of time to tell",
-            "too_few_labels" => "too few labels to tell",
-            "one_class" => "all labels say the same",
-            "unnamed" => "the bundle has no such head",
-            other => other,
-        };
-        let colour = if head.verdict == "accepted" { GOOD } else { BAD };
-        let text = format!("{name}: {} ({} labels)", clean(verdict), head.labels);
+        let colour = if head["verdict"] == "accepted" { GOOD } else { BAD };
+        let text = format!("{} ({} labels)", clean(&title), labels(head));
         frame.render_widget(Paragraph::new(text).style(Style::new().fg(colour)), lines[0]);
         // The first one decides.
-        let Some(metric) = head.metrics.first() else { continue };
-        for (line, what, estimate, colour) in
+        let Some(metric) = plot::lines(head).into_iter().next() else { continue };
+        let name = clean(metric.name).replace('_', " ");
+        for (line, what, [value, low, high], colour) in
             [(1, "before", metric.before, Color::DarkGray), (2, "after ", metric.after, Color::Cyan)]
         {
-            let name = clean(&metric.name).replace('_', " ");
-            let label =
-                format!("{what} {name} {:.3} ({:.3} to {:.3})", estimate.value, estimate.low, estimate.high);
-            frame.render_widget(bar(estimate.value, &label, colour), lines[line]);
+            let label = format!("{what} {name} {value:.3} [{low:.3}, {high:.3}]");
+            frame.render_widget(bar(value, &label, colour), lines[line]);
         }
-        let gain = metric.gain;
-        let text = format!("gain {:+.3} ({:+.3} to {:+.3})", gain.value, gain.low, gain.high);
+        let [value, low, high] = metric.gain;
+        let text = format!("gain {value:+.3} [{low:+.3}, {high:+.3}]");
         frame.render_widget(Paragraph::new(text).centered(), lines[3]);
     }
 }

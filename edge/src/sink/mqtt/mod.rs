@@ -296,26 +296,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::prediction::StageMillis;
 
     fn face(track: u64, side: f32) -> Prediction {
         Prediction {
             t: 1.0,
             frame: 25,
             track,
-            user: None,
             bbox: [0.0, 0.0, side, side],
             score: 0.9,
-            pose: None,
-            landmarks: None,
-            expression: None,
             valence: Some(0.5),
-            arousal: None,
-            au: None,
-            adapted: false,
-            smoothing: None,
-            truth: None,
-            ms: StageMillis::default(),
+            ..Prediction::default()
         }
     }
 
