@@ -44,6 +44,7 @@ fn labelled(i: u64) -> Sample {
         action_units: Some(action_units),
         pose: Some(array(i + 3000, -90.0..90.0)),
         landmarks: Some(array(i + 4000, -0.2..1.2)),
+        five_points: Some(array(i + 5000, -0.2..1.2)),
         ..Sample::unlabelled(0.04 * i as f64, Split::ALL[i as usize % 3])
     }
 }

@@ -134,6 +134,7 @@ columns! {
         action_units: [f32; 18] = [f32::NAN; 18],
         pose: [f32; 3] = [f32::NAN; 3],
         landmarks: [f32; 136] = [f32::NAN; 136],
+        five_points: [f32; 10] = [f32::NAN; 10],
     }
 }
 
@@ -152,6 +153,7 @@ impl Columns {
         put(&mut self.action_units, frame, sample.action_units, unknown::action_units);
         put(&mut self.pose, frame, sample.pose, unknown::pose);
         put(&mut self.landmarks, frame, sample.landmarks, unknown::landmarks);
+        put(&mut self.five_points, frame, sample.five_points, unknown::five_points);
         self.place.push(place);
         self.video.push(video);
         self.t_secs.push(sample.t_secs);

@@ -20,6 +20,7 @@
 //! the last commit left it. A shard that is shorter than its index says is damage, and is said so.
 
 mod columns;
+mod pairs;
 mod reader;
 mod writer;
 
@@ -32,6 +33,7 @@ use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use pairs::{NamedPair, PAIRS, VerificationPair, write_pairs};
 pub use reader::{Record, Store};
 pub use writer::StoreWriter;
 
@@ -173,6 +175,9 @@ pub struct Sample {
     pub pose: Option<[f32; 3]>,
     /// iBUG order, `[x0, y0, x1, ..]` in shares of the stored picture's width and height.
     pub landmarks: Option<[f32; 136]>,
+    /// Centres of the left and the right eye (of the picture), tip of the nose, left and right corner of the mouth, in
+    /// shares of the stored picture's width and height, where a data set marks these and not the 68 points.
+    pub five_points: Option<[f32; 10]>,
 }
 
 impl Sample {
@@ -187,6 +192,7 @@ impl Sample {
             action_units: None,
             pose: None,
             landmarks: None,
+            five_points: None,
         }
     }
 }

@@ -306,6 +306,11 @@ impl<'a> Record<'a> {
         self.store.floats(&self.store.views.landmarks, self.index)
     }
 
+    /// Its five points, where known; see [`Sample::five_points`].
+    pub fn five_points(&self) -> Option<[f32; 10]> {
+        self.store.floats(&self.store.views.five_points, self.index)
+    }
+
     /// Everything known of it.
     pub fn sample(&self) -> Sample {
         Sample {
@@ -317,6 +322,7 @@ impl<'a> Record<'a> {
             action_units: self.action_units(),
             pose: self.pose(),
             landmarks: self.landmarks(),
+            five_points: self.five_points(),
         }
     }
 }

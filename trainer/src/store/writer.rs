@@ -185,6 +185,7 @@ impl StoreWriter {
         check_label("action_units", sample.action_units, |v| v.is_nan() || share(v))?;
         check_label("pose", sample.pose, f32::is_finite)?;
         check_label("landmarks", sample.landmarks, f32::is_finite)?;
+        check_label("five_points", sample.five_points, f32::is_finite)?;
         match sample.votes.map(|votes| votes.iter().sum::<f32>()) {
             Some(sum) if (sum - 1.0).abs() > 1e-3 => Err(format!("its votes sum to {sum}")),
             _ => Ok(length),
