@@ -60,7 +60,7 @@ fi
 echo "$settings" >"$out/settings"
 
 # Rows in the order of the table: a name and the recipe behind it.
-rows="random simclr sslfer-a sslfer-b sslfer-e sslfer-f"
+rows="random simclr table1-a table1-b table1-e table1-f"
 export OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1
 
 one() { # row seed
@@ -72,7 +72,7 @@ one() { # row seed
     else
         local resume=()
         [ -f "$run/checkpoint.safetensors" ] && resume=(--resume)
-        "$trainer" pretrain --recipe "$row" --data "$data" --out "$run" --epochs "$epochs" --seed "$seed" \
+        "$trainer" pretrain --recipe "sslfer/$row" --backbone edge --side-px 64 --data "$data" --out "$run" --epochs "$epochs" --seed "$seed" \
             "${resume[@]}" $flags 2>"$run.log"
         subject=(--checkpoint "$run")
     fi

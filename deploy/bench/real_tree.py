@@ -5,8 +5,8 @@
     trainer prepare --layout frames --align --fps 2 --src trees/ytf --out stores/ytf
     trainer prepare --layout frames --align --fps 2 --src trees/lfw --out stores/lfw
     trainer prepare --layout fer2013 --landmarks --src "$SEMBLANCE_DATA/fer2013.npz" --out stores/fer2013
-    for recipe in simclr sslfer-f; do
-        trainer pretrain --recipe $recipe --config deploy/bench/small.toml --epochs 5 --out runs/$recipe \\
+    for recipe in simclr table1-f; do
+        trainer pretrain --recipe sslfer/$recipe --config deploy/bench/small.toml --backbone edge --side-px 64 --epochs 5 --out runs/$recipe \\
             --data stores/ytf --data stores/lfw --data stores/fer2013
         trainer eval --protocol linear --checkpoint runs/$recipe --data stores/fer2013
     done

@@ -38,6 +38,8 @@ pub struct AugmentConfig {
     pub grey_p: f64,
     /// Probability of leaving only the strength of edges (PCL has 0.6; SSLFER does without).
     pub sobel_p: f64,
+    /// Pictures are turned within `+-` so many degrees (CLP has 10; SSLFER does without).
+    pub rotate_deg: f64,
 }
 
 impl Default for AugmentConfig {
@@ -55,11 +57,29 @@ impl Default for AugmentConfig {
             blur_kernel: 3,
             grey_p: 0.2,
             sobel_p: 0.0,
+            rotate_deg: 0.0,
         }
     }
 }
 
 impl AugmentConfig {
+    /// Nothing is done.
+    pub const OFF: Self = Self {
+        mask_p: 0.0,
+        crop_scale: [1.0, 1.0],
+        flip_p: 0.0,
+        jitter_p: 0.0,
+        brightness: 0.0,
+        contrast: 0.0,
+        saturation: 0.0,
+        hue: 0.0,
+        blur_p: 0.0,
+        blur_kernel: 3,
+        grey_p: 0.0,
+        sobel_p: 0.0,
+        rotate_deg: 0.0,
+    };
+
     /// The first setting that makes no sense for views of `side_px` pixels a side, in words.
     pub fn problem(&self, side_px: u32) -> Option<String> {
         let shares = [
@@ -76,6 +96,9 @@ impl AugmentConfig {
         ];
         if let Some((name, value)) = shares.into_iter().find(|(_, v)| !(0.0..=1.0).contains(v)) {
             return Some(format!("{name} = {value} is outside [0, 1]"));
+        }
+        if !(0.0..=180.0).contains(&self.rotate_deg) {
+            return Some(format!("rotate_deg = {} is outside [0, 180]", self.rotate_deg));
         }
         let [low, high] = self.crop_scale;
         if !(low > 0.0 && low <= high && high <= 1.0) {
@@ -127,23 +150,60 @@ pub fn augment_with_landmarks(
     side_px: i64,
     seeds: &[u64],
 ) -> (Tensor, Vec<Landmarks>) {
-    let device = pictures.device();
     let draws: Vec<Draw> = seeds.iter().map(|&seed| Draw::new(config, seed)).collect();
-    let masked = mask(pictures, landmarks, &draws);
+    let views = drawn(pictures, landmarks, config, side_px, &draws);
     let moved = draws.iter().zip(landmarks).map(|(d, l)| l.as_ref().map(|l| d.crop.follow(l))).collect();
+    (views, moved)
+}
+
+/// [`augment`], with crops that were chosen by somebody else where there are.
+pub(crate) fn augment_crops(
+    pictures: &Tensor,
+    landmarks: &[Landmarks],
+    config: &AugmentConfig,
+    side_px: i64,
+    seeds: &[u64],
+    crops: &[Option<Crop>],
+) -> Tensor {
+    let draw = |(&seed, crop): (&u64, &Option<Crop>)| {
+        let draw = Draw::new(config, seed);
+        Draw { crop: crop.unwrap_or(draw.crop), ..draw }
+    };
+    let draws: Vec<Draw> = seeds.iter().zip(crops).map(draw).collect();
+    drawn(pictures, landmarks, config, side_px, &draws)
+}
+
+/// The whole pictures at `side_px`.
+pub(crate) fn resized(pictures: &Tensor, side_px: i64) -> Tensor {
+    if pictures.size()[2..] == [side_px; 2] {
+        return pictures.shallow_clone();
+    }
+    let whole = Crop { scale: 1.0, offset: [0.0; 2], flipped: false, turn: 0.0 }.theta();
+    affine_crops(pictures, std::iter::repeat_n(whole, pictures.size()[0] as usize), side_px)
+}
+
+fn drawn(
+    pictures: &Tensor,
+    landmarks: &[Landmarks],
+    config: &AugmentConfig,
+    side_px: i64,
+    draws: &[Draw],
+) -> Tensor {
+    let device = pictures.device();
+    let masked = mask(pictures, landmarks, draws);
     let coloured =
-        recolour(&affine_crops(&masked, draws.iter().map(|draw| draw.crop.theta()), side_px), &draws);
+        recolour(&affine_crops(&masked, draws.iter().map(|draw| draw.crop.theta()), side_px), draws);
     let blurred = if draws.iter().all(|draw| draw.sigma == 0.0) || config.blur_kernel == 1 {
         coloured
     } else {
-        blur(&coloured, &draws, config.blur_kernel)
+        blur(&coloured, draws, config.blur_kernel)
     };
     let filtered: Vec<bool> = draws.iter().map(|draw| draw.sobel).collect();
     if !filtered.contains(&true) {
-        return (blurred, moved);
+        return blurred;
     }
     let filtered = Tensor::from_slice(&filtered).to_device(device).view([-1, 1, 1, 1]);
-    (sobel(&blurred).where_self(&filtered, &blurred), moved)
+    sobel(&blurred).where_self(&filtered, &blurred)
 }
 
 /// What is done to one picture.
@@ -170,7 +230,12 @@ impl Draw {
         let (contrast, colours) = draw_colours(config, &mut rng);
         let sigma = rng.random_range(MIN_SIGMA..MAX_SIGMA);
         let sigma = if rng.random_bool(config.blur_p) { sigma } else { 0.0 };
-        Self { masked, crop, contrast, colours, sigma, sobel: rng.random_bool(config.sobel_p) }
+        let sobel = rng.random_bool(config.sobel_p);
+        let mut crop = crop;
+        if config.rotate_deg > 0.0 {
+            crop.turn = rng.random_range(-config.rotate_deg..=config.rotate_deg).to_radians();
+        }
+        Self { masked, crop, contrast, colours, sigma, sobel }
     }
 }
 
@@ -223,12 +288,14 @@ fn ellipse_over(points: &[f32]) -> [f32; 4] {
     [(low[0] + high[0]) / 2.0, (low[1] + high[1]) / 2.0, half(0), half(1)]
 }
 
-/// A square crop, flipped or not. Its middle is off the picture's by `offset` of half a side.
+/// A square crop, flipped or not, turned or not. Its middle is off the picture's by `offset` of half a side.
 #[derive(Clone, Copy, Debug)]
-struct Crop {
+pub(crate) struct Crop {
     scale: f64,
     offset: [f64; 2],
     flipped: bool,
+    /// Radians, clockwise.
+    turn: f64,
 }
 
 impl Crop {
@@ -238,21 +305,40 @@ impl Crop {
         let scale = if low < high { rng.random_range(low..=high) } else { low };
         let play = 1.0 - scale;
         let offset = [rng.random_range(-1.0..=1.0) * play, rng.random_range(-1.0..=1.0) * play];
-        Self { scale, offset, flipped: rng.random_bool(config.flip_p) }
+        Self { scale, offset, flipped: rng.random_bool(config.flip_p), turn: 0.0 }
+    }
+
+    /// Two crops of `share` of the picture's side, at most a half, each within a quadrant of its own.
+    pub(crate) fn apart(seed: u64, share: f64) -> [Self; 2] {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let first = rng.random_range(0..4u32);
+        let second = (first + rng.random_range(1..4u32)) % 4;
+        [first, second].map(|quadrant| {
+            // The middle of a crop within a quadrant, which reaches from 0 to 1 in half sides of the picture.
+            let mut middle = |far: bool| {
+                let place = rng.random_range(share..=(1.0 - share).max(share));
+                if far { place } else { place - 1.0 }
+            };
+            let offset = [middle(quadrant % 2 == 1), middle(quadrant > 1)];
+            Self { scale: share, offset, flipped: false, turn: 0.0 }
+        })
     }
 
     /// The map from the crop's coordinates in `[-1,1]` to the picture's, as two rows of an affine matrix.
     fn theta(&self) -> [f32; 6] {
         let across = if self.flipped { -self.scale } else { self.scale };
-        [across, 0.0, self.offset[0], 0.0, self.scale, self.offset[1]].map(|v| v as f32)
+        let (sin, cos) = self.turn.sin_cos();
+        let (right, down) = ([across * cos, across * sin], [-self.scale * sin, self.scale * cos]);
+        [right[0], down[0], self.offset[0], right[1], down[1], self.offset[1]].map(|v| v as f32)
     }
 
     /// Where landmarks of the picture lie in the crop; a flip makes left ones right.
     fn follow(&self, landmarks: &[f32; 136]) -> [f32; 136] {
-        let [across, _, dx, _, down, dy] = self.theta();
+        let [a, b, dx, c, d, dy] = self.theta();
+        let area = a * d - b * c;
         let place = |i: usize| {
-            let (x, y) = (2.0 * landmarks[2 * i] - 1.0, 2.0 * landmarks[2 * i + 1] - 1.0);
-            [((x - dx) / across + 1.0) / 2.0, ((y - dy) / down + 1.0) / 2.0]
+            let (x, y) = (2.0 * landmarks[2 * i] - 1.0 - dx, 2.0 * landmarks[2 * i + 1] - 1.0 - dy);
+            [((d * x - b * y) / area + 1.0) / 2.0, ((a * y - c * x) / area + 1.0) / 2.0]
         };
         let mut moved = [0.0; 136];
         for (i, point) in moved.chunks_exact_mut(2).enumerate() {
@@ -360,20 +446,7 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    const OFF: AugmentConfig = AugmentConfig {
-        mask_p: 0.0,
-        crop_scale: [1.0, 1.0],
-        flip_p: 0.0,
-        jitter_p: 0.0,
-        brightness: 0.4,
-        contrast: 0.4,
-        saturation: 0.4,
-        hue: 0.2,
-        blur_p: 0.0,
-        blur_kernel: 3,
-        grey_p: 0.0,
-        sobel_p: 0.0,
-    };
+    const OFF: AugmentConfig = AugmentConfig::OFF;
 
     fn pictures() -> Tensor {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -458,7 +531,7 @@ mod tests {
             let _ = x.narrow(2, 30, 4).narrow(3, 27, 4).fill_(1.0);
             let mut points = [0.5; 136];
             (points[72], points[73]) = (29.0 / 64.0, 32.0 / 64.0);
-            let config = AugmentConfig { crop_scale: [0.6, 1.0], flip_p: 0.5, ..OFF };
+            let config = AugmentConfig { crop_scale: [0.6, 1.0], flip_p: 0.5, rotate_deg: 30.0, ..OFF };
             let (y, moved) = augment_with_landmarks(&x, &[Some(points)], &config, 48, &[seed]);
             let weight = y.narrow(1, 0, 1).view([48, 48]);
             let centres = (Tensor::arange(48, (Kind::Float, Device::Cpu)) + 0.5) / 48.0;

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use crate::data::{CachePlan, Clips, PairBatch, Pictures, Steps, prefetch_pairs, training_device};
+use crate::data::{Anchors, CachePlan, Clips, Pictures, Steps, TupleBatch, prefetch_tuples, training_device};
 use crate::distributed::Group;
 use crate::pretrain::{Engine, PretrainConfig, SettingArgs};
 use crate::{memory, progress};
@@ -94,11 +94,13 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
 fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<BenchReport> {
     let device = training_device();
     let steps = Steps { batch: config.batch, seed: config.seed, part: (0, 1) };
-    let an_epoch = steps.an_epoch(clips.len());
+    let sampling = config.sampling();
+    let anchors = Anchors::new(&clips, &sampling, config.pass_over, config.seed);
+    let an_epoch = steps.an_epoch(anchors.len());
     ensure!(
         an_epoch > 0,
         "{} training pictures do not fill a batch of {}: lower --batch",
-        clips.len(),
+        anchors.len(),
         config.batch
     );
     let mut engine = Engine::new(config, device, an_epoch, Group::single())?;
@@ -106,11 +108,11 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
     let pictures = Pictures::new(clips, config.load_side_px(), plan)?;
     let total = WARM_UP + count;
     let bar = progress::bar(4 * total as u64, "bench");
-    let images = (2 * config.batch) as f64 * count as f64;
+    let images = (sampling.frames() * config.batch) as f64 * count as f64;
     // What `work` does with each batch of an epoch that starts anew, in images a second, and the share spent waiting.
-    let rate = |work: &mut dyn FnMut(&PairBatch, i64) -> anyhow::Result<()>| -> anyhow::Result<(f64, f64)> {
+    let rate = |work: &mut dyn FnMut(&TupleBatch, i64) -> anyhow::Result<()>| -> anyhow::Result<(f64, f64)> {
         std::thread::scope(|scope| {
-            let batches = prefetch_pairs(scope, &pictures, config.pairs, steps, 0..total, device)?;
+            let batches = prefetch_tuples(scope, &pictures, &anchors, sampling, steps, 0..total, device)?;
             let (mut started, mut waited) = (Instant::now(), 0.0);
             for step in 0..total {
                 if step == WARM_UP {
@@ -133,7 +135,7 @@ fn measure(config: &PretrainConfig, clips: Clips, count: i64) -> anyhow::Result<
         for part in 0..config.accumulate {
             let views = engine.views(batch, &pictures, step, part);
             // Reading one value waits for the device.
-            let _ = views.first.double_value(&[0, 0, 0, 0]);
+            let _ = views.first().double_value(&[0, 0, 0, 0]);
             kept = Some(views);
         }
         Ok(())

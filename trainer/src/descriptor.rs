@@ -20,8 +20,8 @@ const SIDE: i64 = 64;
 /// lips are whole. Ours: neither the paper nor its authors' code says.
 const MARGIN: f32 = 0.15;
 /// What torchvision's weights expect.
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+pub(crate) const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub(crate) const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 /// Cells of 8 px, blocks of 2x2 cells, 9 bins.
 const HOG: Hog = Hog { cell_px: 8, block_cells: 2, bins: 9 };
 const HOG_LEN: usize = 7 * 7 * 2 * 2 * 9;
@@ -45,8 +45,8 @@ pub enum DescriptorError {
         /// What is wrong with it.
         reason: String,
     },
-    /// It lacks a weight of torchvision's ResNet-18, has another one under its name, or is of another network.
-    #[error("{}: tensor '{name}' {problem}; the weights of torchvision's resnet18 are needed", path.display())]
+    /// It lacks a weight of torchvision's network, has another one under its name, or is of another network.
+    #[error("{}: tensor '{name}' {problem}; the weights of torchvision's {network} are needed", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -54,6 +54,8 @@ pub enum DescriptorError {
         name: String,
         /// What is wrong with it.
         problem: String,
+        /// torchvision's name of the network.
+        network: &'static str,
     },
 }
 
@@ -82,7 +84,7 @@ impl Descriptor {
     pub fn open(weights: Option<&Path>, device: Device) -> Result<Self, DescriptorError> {
         let Some(path) = weights else { return Ok(Self::Hog) };
         let vs = nn::VarStore::new(device);
-        let encoder = Backbone::Resnet18.build(&vs.root());
+        let encoder = Backbone::Resnet18.at(SIDE as u32).build(&vs.root());
         load_torchvision(&vs, path)?;
         Ok(Self::Resnet18(Box::new(Frozen { _vs: vs, encoder })))
     }
@@ -170,22 +172,31 @@ fn torchvision_name(ours: &str) -> Option<String> {
     Some(format!("{place}{name}.{value}"))
 }
 
-/// What torchvision's file has beside the weights that are used: its classifier, and counts of batches.
-fn unused(name: &str) -> bool {
-    name.starts_with("fc.") || name.ends_with(".num_batches_tracked")
-}
-
-fn load_torchvision(vs: &nn::VarStore, path: &Path) -> Result<(), DescriptorError> {
+/// Puts the weights of a safetensors file (f32, f16 or bf16) into the variables of `vs`. `name_of` gives the file's name of a
+/// variable; `unused` tells what else the file may have; `network` is whose weights they are, for messages.
+///
+/// # Errors
+/// [`DescriptorError`], which names file and tensor.
+pub(crate) fn load_weights(
+    vs: &nn::VarStore,
+    path: &Path,
+    network: &'static str,
+    name_of: impl Fn(&str) -> Option<String>,
+    unused: impl Fn(&str) -> bool,
+) -> Result<(), DescriptorError> {
     let at = path.to_owned();
     let bytes = std::fs::read(path).map_err(|source| DescriptorError::Io { path: at.clone(), source })?;
     let malformed = |reason: String| DescriptorError::Malformed { path: at.clone(), reason };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
     let mut names: HashSet<&str> = file.names().into_iter().filter(|name| !unused(name)).collect();
     for (ours, mut variable) in vs.variables() {
-        let name =
-            torchvision_name(&ours).ok_or_else(|| malformed(format!("'{ours}' has no counterpart")))?;
-        let wrong =
-            |problem: String| DescriptorError::Tensor { path: at.clone(), name: name.clone(), problem };
+        let name = name_of(&ours).ok_or_else(|| malformed(format!("'{ours}' has no counterpart")))?;
+        let wrong = |problem: String| DescriptorError::Tensor {
+            path: at.clone(),
+            name: name.clone(),
+            problem,
+            network,
+        };
         let view = file.tensor(&name).map_err(|_| wrong("is missing".to_owned()))?;
         let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
         if shape != variable.size() {
@@ -204,15 +215,22 @@ fn load_torchvision(vs: &nn::VarStore, path: &Path) -> Result<(), DescriptorErro
         no_grad(|| variable.copy_(&values));
         names.remove(name.as_str());
     }
-    // The first blocks of a deeper network fit too.
+    // The first layers of a deeper network fit too.
     match names.into_iter().min() {
         Some(other) => Err(DescriptorError::Tensor {
             path: at,
             name: other.to_owned(),
             problem: "is of another network".to_owned(),
+            network,
         }),
         None => Ok(()),
     }
+}
+
+fn load_torchvision(vs: &nn::VarStore, path: &Path) -> Result<(), DescriptorError> {
+    // Beside the weights that are used there are the classifier, and counts of batches.
+    let unused = |name: &str| name.starts_with("fc.") || name.ends_with(".num_batches_tracked");
+    load_weights(vs, path, "resnet18", torchvision_name, unused)
 }
 
 #[cfg(test)]
@@ -239,7 +257,7 @@ mod tests {
     /// The formula's weights, one a variable, after `change`.
     fn write_weights(path: &Path, change: impl FnOnce(&mut HashMap<String, (Vec<usize>, Vec<u8>)>)) {
         let vs = nn::VarStore::new(Device::Cpu);
-        let _encoder = Backbone::Resnet18.build(&vs.root());
+        let _encoder = Backbone::Resnet18.at(SIDE as u32).build(&vs.root());
         let mut tensors = HashMap::new();
         for (ours, variable) in vs.variables() {
             let name = torchvision_name(&ours).unwrap();

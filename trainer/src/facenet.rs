@@ -103,7 +103,7 @@ pub fn train<B: Send>(
             bail!("{}: the run has other settings: resume it with those it had", file.display());
         }
         saved.restore(vs)?;
-        optimiser.restore(saved.meta.step, |name| saved.tensor(name))?;
+        optimiser.restore(|_| saved.meta.step, |name| saved.tensor(name))?;
         saved.meta.step
     } else {
         ensure!(

@@ -28,8 +28,11 @@ enum Command {
     /// Train an encoder without labels
     #[command(after_help = "Examples:\n  \
         trainer pretrain --method simclr --data stores/fer2013 --backbone edge --out runs/simclr\n  \
+        trainer pretrain --recipe pcl/small/pcl --data stores/synth --out runs/pcl\n  \
         trainer pretrain --data stores/fer2013 --out runs/simclr --resume")]
     Pretrain(pretrain::PretrainArgs),
+    /// List the recipes that come with the program: rows of the papers' tables
+    Recipes,
     /// Measure how fast training goes: data alone, model alone, and both
     #[command(after_help = "Example:\n  \
         trainer bench --data stores/voxceleb --method sslfer --backbone resnet18 --batch 64")]
@@ -69,7 +72,7 @@ enum Command {
     Synth(synth::SynthArgs),
     /// Show what a store holds: counts, and a sheet of its pictures with their labels
     #[command(after_help = "Examples:\n  trainer inspect --data stores/fer2013 --sheet sheet.png\n  \
-        trainer inspect --data stores/voxceleb --augment views.png --recipe sslfer-f")]
+        trainer inspect --data stores/voxceleb --augment views.png --recipe sslfer/table1-f")]
     Inspect(inspect::InspectArgs),
 }
 
@@ -80,6 +83,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Prepare(args) => prepare::run(&args),
         Command::Pretrain(args) => pretrain::run(&args),
+        Command::Recipes => {
+            pretrain::list_recipes();
+            Ok(())
+        }
         Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Export(args) => export::run(&args),

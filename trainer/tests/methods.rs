@@ -10,9 +10,13 @@ use std::sync::atomic::AtomicBool;
 
 use semblance_synth::{ClipSource, RenderOptions};
 use semblance_trainer::checkpoint::Checkpoint;
-use semblance_trainer::data::{Clips, PairConfig};
+use semblance_trainer::data::{Clips, PairConfig, SequenceConfig};
 use semblance_trainer::eval::Loaded;
-use semblance_trainer::method::{ByolConfig, MaskFn, Method, MocoConfig, SimSiamConfig};
+use semblance_trainer::method::{
+    ByolConfig, FabNetConfig, FaceCycleConfig, MaskFn, Method, MocoConfig, PclConfig, PlateauConfig,
+    Projection, SimSiamConfig,
+};
+use semblance_trainer::nets::Backbone;
 use semblance_trainer::optim::Rule;
 use semblance_trainer::prepare::encode_jpeg;
 use semblance_trainer::pretrain::{OnlineProbe, Place, PretrainConfig, StepMetrics, pretrain};
@@ -63,7 +67,32 @@ fn configs() -> Vec<PretrainConfig> {
     let pairs = PairConfig { time_aug: true, hard_neg: true, face_swap: true, ..PairConfig::default() };
     let mask_fn = MaskFn { count: 1, ..MaskFn::default() };
     let with = |method, optimizer| PretrainConfig { method, optimizer, ..base.clone() };
+    let on = |method, backbone| PretrainConfig { backbone, ..with(method, Rule::Adam) };
+    let plain = PretrainConfig { mean: [0.0; 3], std: [1.0; 3], ..base.clone() };
+    let pcl = PclConfig { pose_batch: 4, pose_negatives: 3, input_noise: 0.4, ..PclConfig::default() };
+    let sequence = SequenceConfig { length: 3, stride: 2, scattered: 2 };
+    // A rate that falls and a band that moves after every epoch whose loss is not the least.
+    let plateau = PlateauConfig { patience_epochs: 1, factor: 0.5 };
+    let facecycle = FaceCycleConfig { width: 16, blocks: 1, ..FaceCycleConfig::default() };
     vec![
+        PretrainConfig {
+            pcl,
+            method: Method::Pcl,
+            backbone: Backbone::Pcl,
+            accumulate: 2,
+            projection: Projection { out: 16, ..Projection::default() },
+            ..plain.clone()
+        },
+        PretrainConfig { sequence, ..with(Method::Clp, Rule::Sgd) },
+        PretrainConfig {
+            fabnet: FabNetConfig { sources: 2, ..FabNetConfig::default() },
+            plateau,
+            ..on(Method::FabNet, Backbone::FabNet)
+        },
+        PretrainConfig { plateau, ..on(Method::Autoencoder, Backbone::FabNet) },
+        PretrainConfig { plateau, ..on(Method::RotNet, Backbone::FabNet) },
+        PretrainConfig { method: Method::SplitBrain, backbone: Backbone::SplitBrain, plateau, ..plain },
+        PretrainConfig { facecycle, ..on(Method::FaceCycle, Backbone::FaceCycle) },
         with(Method::SimClr, Rule::AdamW),
         with(Method::Moco, Rule::Sgd),
         with(Method::Byol, Rule::Lars),

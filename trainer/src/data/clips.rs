@@ -241,6 +241,38 @@ impl Clips {
         Some(frame as usize)
     }
 
+    /// The frames of a frame's video.
+    pub fn video(&self, frame: usize) -> Range<usize> {
+        let (first, end) = self.frames[frame].video;
+        first as usize..end as usize
+    }
+
+    /// Another frame of the video, all alike probable; the frame itself where it is alone.
+    pub fn other_of_video(&self, frame: usize, rng: &mut impl Rng) -> usize {
+        let video = self.video(frame);
+        if video.len() < 2 {
+            return frame;
+        }
+        let drawn = rng.random_range(video.start..video.end - 1);
+        if drawn >= frame { drawn + 1 } else { drawn }
+    }
+
+    /// `length` frames of the video, each so-many-th by `stride`, from `frame` on, or up to the video's end where `frame`
+    /// is too near to it. `None` where the video is too short, or has a gap in time there: where the frames take more than
+    /// half as long again as at the video's mean rate.
+    pub fn sequence(&self, frame: usize, length: usize, stride: usize) -> Option<Vec<usize>> {
+        let video = self.video(frame);
+        let span = (length - 1) * stride;
+        let start = frame.min(video.end.checked_sub(span + 1)?);
+        if start < video.start {
+            return None;
+        }
+        let t_secs = |frame| self.record(frame).t_secs();
+        let mean = (t_secs(video.end - 1) - t_secs(video.start)) / (video.len() - 1).max(1) as f64;
+        let taken = t_secs(start + span) - t_secs(start);
+        (taken <= 1.5 * mean * span as f64).then(|| (0..length).map(|i| start + i * stride).collect())
+    }
+
     /// A frame of somebody else; `None` where everybody is the same person, as far as is known.
     pub fn other_identity(&self, frame: usize, rng: &mut impl Rng) -> Option<usize> {
         if self.identities < 2 {
@@ -331,6 +363,16 @@ mod tests {
         for (weight, expected) in weights.into_iter().zip([0.0, 5.0, 4.0, 3.0, 2.0, 1.0]) {
             assert!((weight - expected).abs() < 1e-9, "{weights:?}");
         }
+    }
+
+    #[test]
+    fn a_sequence_does_not_reach_over_a_gap() {
+        let mut times = quarters(20);
+        times[10..].iter_mut().for_each(|t| *t += 30.0);
+        let (_dir, clips) = clips(&[("a", &times), ("b", &[0.0])], Timing::default());
+        let whole = |frame| clips.sequence(frame, 3, 2).is_some();
+        assert_eq!((0..20).filter(|&f| whole(f)).count(), 20 - 4);
+        assert_eq!(clips.sequence(19, 3, 2), Some(vec![15, 17, 19]));
     }
 
     #[test]

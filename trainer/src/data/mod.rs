@@ -2,7 +2,7 @@
 
 mod clips;
 mod host;
-mod pairs;
+mod tuples;
 
 use crossbeam::channel::{Receiver, bounded};
 use rand::SeedableRng;
@@ -17,7 +17,10 @@ use crate::store::{Record, Store, StoreError};
 
 pub use clips::{Clips, Law, Reach, Timing};
 pub use host::{BufferPool, HostBuffer};
-pub use pairs::{Cache, CachePlan, Pair, PairBatch, PairConfig, Paste, Pictures, Steps, prefetch_pairs};
+pub use tuples::{
+    Anchors, Cache, CachePlan, PairConfig, PassOver, Paste, Pictures, Sampling, SequenceConfig, Steps, Tuple,
+    TupleBatch, prefetch_tuples,
+};
 
 /// Batches that are decoded ahead.
 const AHEAD: usize = 3;

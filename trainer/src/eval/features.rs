@@ -120,7 +120,7 @@ pub fn encoder_features(
 ) -> anyhow::Result<Features> {
     let (indices, labels) = labelled(store, split, classes);
     let values = embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, &indices)?;
-    let dim = loaded.encoder.backbone().embedding_size() as usize;
+    let dim = loaded.encoder.embedding_size() as usize;
     Ok(Features { classes: classes.to_vec(), labels, dim, values })
 }
 

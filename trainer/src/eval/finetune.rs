@@ -122,7 +122,7 @@ pub fn finetune(
         config.batch
     );
     tch::manual_seed(config.seed as i64);
-    let dim = loaded.encoder.backbone().embedding_size();
+    let dim = loaded.encoder.embedding_size();
     let head = config.build_head(loaded.vs.root() / "head", dim, classes.len() as i64);
     let device = loaded.vs.device();
     let mut optimiser = Optimizer::new(Rule::Adam, named_parameters(&loaded.vs), config.weight_decay);
@@ -257,7 +257,7 @@ fn save(
     };
     let meta = Meta {
         format: checkpoint::FORMAT,
-        backbone: loaded.encoder.backbone(),
+        backbone: loaded.encoder.architecture().backbone,
         side_px: loaded.side_px,
         mean: loaded.mean,
         std: loaded.std,

@@ -166,7 +166,7 @@ impl Loaded {
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
         let meta = &checkpoint.meta;
         let vs = nn::VarStore::new(training_device());
-        let encoder = meta.backbone.build(&(vs.root() / "encoder"));
+        let encoder = meta.backbone.at(meta.side_px).build(&(vs.root() / "encoder"));
         checkpoint.restore_average(&vs)?;
         Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
     }
@@ -180,8 +180,9 @@ impl Loaded {
     pub fn random(backbone: Backbone, side_px: u32, seed: u64) -> Self {
         tch::manual_seed(seed as i64);
         let vs = nn::VarStore::new(training_device());
-        let encoder = backbone.build(&(vs.root() / "encoder"));
-        Self { vs, encoder, side_px, mean: [0.5; 3], std: [0.25; 3] }
+        let encoder = backbone.at(side_px).build(&(vs.root() / "encoder"));
+        let (mean, std) = backbone.own_normalisation().unwrap_or(([0.5; 3], [0.25; 3]));
+        Self { vs, encoder, side_px, mean, std }
     }
 }
 
@@ -305,7 +306,7 @@ impl Subject {
         Ok(match self {
             Self::Trained(loaded, _) => (
                 embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, indices)?,
-                loaded.encoder.backbone().embedding_size() as usize,
+                loaded.encoder.embedding_size() as usize,
             ),
             Self::Shipped(bundle) => (
                 embed_by_bundle(bundle, store, indices)?,
@@ -437,7 +438,7 @@ pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
         Ok(crate::checkpoint::floats(&checkpoint.tensor(name)?)?)
     };
     let (weight, bias) = (values("model.head.weight")?, values("model.head.bias")?);
-    let dim = meta.backbone.embedding_size() as usize;
+    let dim = meta.backbone.at(meta.side_px).embedding_size() as usize;
     Ok(LinearHead::new("expression", meta.labels.clone(), dim, weight, bias)?)
 }
 

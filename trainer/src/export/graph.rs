@@ -93,6 +93,93 @@ impl GraphWriter {
         self.node("Relu", vec![x.0], Vec::new())
     }
 
+    /// `max(x, slope x)`.
+    pub fn leaky_relu(&mut self, x: Value, slope: f64) -> Value {
+        self.node("LeakyRelu", vec![x.0], vec![float("alpha", slope)])
+    }
+
+    /// Softmax along one dimension.
+    pub fn softmax(&mut self, x: Value, dim: i64) -> Value {
+        self.node("Softmax", vec![x.0], vec![int("axis", dim)])
+    }
+
+    /// The same values in another shape, row-major; 0 keeps a side.
+    pub fn reshape(&mut self, x: Value, shape: &[i64]) -> Value {
+        let name = format!("shape_{}", self.graph.initializer.len());
+        self.graph.initializer.push(pb::TensorProto {
+            dims: vec![shape.len() as i64],
+            data_type: pb::tensor_proto::DataType::Int64 as i32,
+            name: name.clone(),
+            raw_data: shape.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+        self.node("Reshape", vec![x.0, name], Vec::new())
+    }
+
+    /// Dimensions in another order.
+    pub fn transpose(&mut self, x: Value, order: &[i64]) -> Value {
+        self.node("Transpose", vec![x.0], vec![ints("perm", order.to_vec())])
+    }
+
+    /// Products of matrices, the last two dimensions.
+    pub fn matmul(&mut self, x: Value, y: Value) -> Value {
+        self.node("MatMul", vec![x.0, y.0], Vec::new())
+    }
+
+    /// Tensors side by side along one dimension.
+    pub fn concat(&mut self, parts: &[Value], dim: i64) -> Value {
+        self.node("Concat", parts.iter().map(|part| part.0.clone()).collect(), vec![int("axis", dim)])
+    }
+
+    fn constant(&mut self, value: f64) -> Result<String, TchError> {
+        self.weight(&Tensor::from(value as f32))
+    }
+
+    /// `scale x + shift`.
+    ///
+    /// # Errors
+    /// Those of reading the constants.
+    pub fn affine(&mut self, x: Value, scale: f64, shift: f64) -> Result<Value, TchError> {
+        let scale = self.constant(scale)?;
+        let x = self.node("Mul", vec![x.0, scale], Vec::new());
+        let shift = self.constant(shift)?;
+        Ok(self.node("Add", vec![x.0, shift], Vec::new()))
+    }
+
+    /// `x^exponent`.
+    ///
+    /// # Errors
+    /// Those of reading the constant.
+    pub fn power(&mut self, x: Value, exponent: f64) -> Result<Value, TchError> {
+        let exponent = self.constant(exponent)?;
+        Ok(self.node("Pow", vec![x.0, exponent], Vec::new()))
+    }
+
+    /// `max(x, least)`.
+    ///
+    /// # Errors
+    /// Those of reading the constant.
+    pub fn max_with(&mut self, x: Value, least: f64) -> Result<Value, TchError> {
+        let least = self.constant(least)?;
+        Ok(self.node("Max", vec![x.0, least], Vec::new()))
+    }
+
+    /// `above` where `x > limit`, else `below`.
+    ///
+    /// # Errors
+    /// Those of reading the constant.
+    pub fn where_greater(
+        &mut self,
+        x: Value,
+        limit: f64,
+        above: Value,
+        below: Value,
+    ) -> Result<Value, TchError> {
+        let limit = self.constant(limit)?;
+        let greater = self.node("Greater", vec![x.0, limit], Vec::new());
+        Ok(self.node("Where", vec![greater.0, above.0, below.0], Vec::new()))
+    }
+
     /// The sum of two tensors of one shape.
     pub fn add(&mut self, x: Value, y: Value) -> Value {
         self.node("Add", vec![x.0, y.0], Vec::new())
@@ -119,13 +206,7 @@ impl GraphWriter {
     /// Those of reading the weights.
     pub fn linear(&mut self, x: Value, weight: &Tensor, bias: &Tensor) -> Result<Value, TchError> {
         let inputs = vec![x.0, self.weight(weight)?, self.weight(bias)?];
-        let transposed = pb::AttributeProto {
-            name: "transB".to_owned(),
-            r#type: pb::attribute_proto::AttributeType::Int as i32,
-            i: 1,
-            ..Default::default()
-        };
-        Ok(self.node("Gemm", inputs, vec![transposed]))
+        Ok(self.node("Gemm", inputs, vec![int("transB", 1)]))
     }
 
     /// `[N,C,H,W] -> [N,C]`, the mean over positions.
@@ -153,6 +234,24 @@ impl GraphWriter {
             ..Default::default()
         }
         .encode_to_vec()
+    }
+}
+
+fn int(name: &str, value: i64) -> pb::AttributeProto {
+    pb::AttributeProto {
+        name: name.to_owned(),
+        r#type: pb::attribute_proto::AttributeType::Int as i32,
+        i: value,
+        ..Default::default()
+    }
+}
+
+fn float(name: &str, value: f64) -> pb::AttributeProto {
+    pb::AttributeProto {
+        name: name.to_owned(),
+        r#type: pb::attribute_proto::AttributeType::Float as i32,
+        f: value as f32,
+        ..Default::default()
     }
 }
 

@@ -146,7 +146,7 @@ pub fn export(
         "the exported encoder's embeddings differ from the trainer's by {difference:e}, over {TOLERANCE:e}: \
          nothing was written"
     );
-    let embedding_size = meta.backbone.embedding_size() as usize;
+    let embedding_size = meta.backbone.at(meta.side_px).embedding_size() as usize;
     let head = if meta.labels.is_empty() { None } else { Some(checkpoint_head(&checkpoint)?) };
     let heads =
         Heads::new(embedding_size, head.map(|head| (HeadKind::Expression, head)))?.to_safetensors()?;
@@ -196,12 +196,13 @@ pub fn export(
 /// # Errors
 /// Those of reading the weights.
 pub fn encoder_onnx(loaded: &Loaded) -> anyhow::Result<Vec<u8>> {
-    let backbone = loaded.encoder.backbone();
+    let architecture = loaded.encoder.architecture();
     let side = Dim::Fixed(i64::from(loaded.side_px));
     let batch = Dim::Symbol("N");
-    let (mut graph, crops) = GraphWriter::new(backbone.name(), "crops", &[batch, Dim::Fixed(3), side, side]);
+    let (mut graph, crops) =
+        GraphWriter::new(architecture.backbone.name(), "crops", &[batch, Dim::Fixed(3), side, side]);
     let embedding = no_grad(|| loaded.encoder.write(&mut graph, crops))?;
-    let dims = [batch, Dim::Fixed(backbone.embedding_size())];
+    let dims = [batch, Dim::Fixed(architecture.embedding_size())];
     Ok(graph.finish(&[("embedding", embedding, &dims)]))
 }
 
@@ -210,7 +211,7 @@ pub fn encoder_onnx(loaded: &Loaded) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// Where either cannot compute them.
 pub fn max_difference(loaded: &Loaded, onnx: &[u8]) -> anyhow::Result<f32> {
-    let embedding_size = loaded.encoder.backbone().embedding_size() as usize;
+    let embedding_size = loaded.encoder.embedding_size() as usize;
     let spec = EncoderSpec { side_px: loaded.side_px, mean: loaded.mean, std: loaded.std, embedding_size };
     let mut encoder = Encoder::from_onnx(onnx, spec)?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
@@ -257,7 +258,14 @@ mod tests {
 
     #[test]
     fn every_backbone_computes_the_same_in_tract() {
-        for backbone in [Backbone::Edge, Backbone::Resnet18] {
+        for backbone in [
+            Backbone::Edge,
+            Backbone::Resnet18,
+            Backbone::Pcl,
+            Backbone::FaceCycle,
+            Backbone::FabNet,
+            Backbone::SplitBrain,
+        ] {
             let loaded = trained(backbone);
             let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
             assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone.name());

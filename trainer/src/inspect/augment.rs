@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{CAPTION_PX, TILE_PX, blank_sheet, draw_picture, tail};
 use crate::augment::{AugmentConfig, Landmarks, augment_with_landmarks};
-use crate::data::{BufferPool, CachePlan, Clips, Pair, PairConfig, Paste, Pictures, mix};
+use crate::data::{BufferPool, CachePlan, Clips, PairConfig, Paste, Pictures, Tuple, mix};
 use crate::pretrain::PretrainConfig;
 use crate::store::Store;
 
@@ -23,20 +23,7 @@ struct Tile {
     landmarks: Landmarks,
 }
 
-const OFF: AugmentConfig = AugmentConfig {
-    mask_p: 0.0,
-    crop_scale: [1.0, 1.0],
-    flip_p: 0.0,
-    jitter_p: 0.0,
-    brightness: 0.0,
-    contrast: 0.0,
-    saturation: 0.0,
-    hue: 0.0,
-    blur_p: 0.0,
-    blur_kernel: 3,
-    grey_p: 0.0,
-    sobel_p: 0.0,
-};
+const OFF: AugmentConfig = AugmentConfig::OFF;
 
 /// A sheet with a row for each of `rows` random training frames: the frame, each augmentation alone, two views as
 /// configured, its partners in time, and somebody else's picture mixed and swapped with it.
@@ -67,7 +54,7 @@ pub(super) fn sheet(store: Store, config: &PretrainConfig, rows: u32, seed: u64)
 
 /// The frame, and what each augmentation makes of it.
 fn alone(pictures: &Pictures, config: &PretrainConfig, frame: usize, seed: u64) -> anyhow::Result<Vec<Tile>> {
-    let own = Pair { number: 0, first: frame, second: frame, paste: None, quadruple: 0 };
+    let own = Tuple { number: 0, frames: vec![frame; 2], paste: None, quadruple: 0 };
     let (picture, landmarks, _) = second_of(pictures, own, 1.0)?;
     let all = config.augment;
     let single = [
@@ -120,7 +107,7 @@ fn partners(
     let clips = &pictures.clips;
     let positive = clips.positive(frame, rng);
     let other = clips.other_identity(frame, rng);
-    let pair = |second, paste| Pair { number: 0, first: frame, second, paste, quadruple: 0 };
+    let pair = |second, paste| Tuple { number: 0, frames: vec![frame, second], paste, quadruple: 0 };
     let candidates = [
         ("time-aug", Some(pair(positive, None))),
         ("hard-neg", clips.hard_negative(frame, rng).map(|hard| pair(hard, None))),
@@ -128,15 +115,15 @@ fn partners(
         ("cutmix", other.map(|other| pair(positive, Some((Paste::CutMix, other))))),
         ("face-swap", other.map(|other| pair(positive, Some((Paste::FaceSwap, other))))),
     ];
-    let tile = |(title, pair): (&'static str, Option<Pair>)| {
+    let tile = |(title, pair): (&'static str, Option<Tuple>)| {
         let Some(pair) = pair else {
             return Ok(Tile { title, note: "none".to_owned(), picture: None, landmarks: None });
         };
-        let (picture, landmarks, pasted) = second_of(pictures, pair, config.cutmix_share)?;
-        let apart = clips.record(pair.second).t_secs() - clips.record(frame).t_secs();
+        let (picture, landmarks, pasted) = second_of(pictures, pair.clone(), config.cutmix_share)?;
+        let apart = clips.record(pair.frames[1]).t_secs() - clips.record(frame).t_secs();
         let note = match pair.paste {
             Some(_) if !pasted => "failed".to_owned(),
-            None if Some(pair.second) != other => format!("{apart:+.2} s"),
+            None if Some(pair.frames[1]) != other => format!("{apart:+.2} s"),
             _ => String::new(),
         };
         anyhow::Ok(Tile { title, note, picture: Some(picture), landmarks })
@@ -147,7 +134,7 @@ fn partners(
 /// The pair's second picture, its landmarks, and whether it was pasted.
 fn second_of(
     pictures: &Pictures,
-    pair: Pair,
+    pair: Tuple,
     cutmix_share: f64,
 ) -> anyhow::Result<(Tensor, Landmarks, bool)> {
     let pool = BufferPool::new(1, 2 * pictures.picture_bytes(), Device::Cpu);

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn, no_grad};
 
 use super::momentum::Follower;
-use super::{Contrast, Objective, Views, retrieval_top1};
+use super::{Build, Contrast, Done, Loss, Objective, Views, retrieval_top1};
 use crate::distributed::{DistributedError, Group};
-use crate::nets::{After, Backbone, Encoder, Mlp, Phase, Precision};
+use crate::nets::{After, Encoder, Mlp, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Heads and target; the defaults are the paper's (section 3.3).
@@ -49,14 +49,14 @@ pub struct Byol {
 
 impl Byol {
     /// Builds `encoder.*`, `projection.*`, `predictor.*`, `target.encoder.*` and `target.projection.*`.
-    pub fn new(vs: &nn::VarStore, backbone: Backbone, config: ByolConfig, precision: Precision) -> Self {
+    pub fn new(Build { vs, architecture, precision, .. }: Build<'_>, config: ByolConfig) -> Self {
         let root = vs.root();
         let layers = [(config.hidden, After::NormRelu), (config.out, After::Nothing)];
-        let projector = |path: nn::Path<'_>| Mlp::new(&path, backbone.embedding_size(), &layers);
-        let encoder = backbone.build(&(&root / "encoder"));
+        let projector = |path: nn::Path<'_>| Mlp::new(&path, architecture.embedding_size(), &layers);
+        let encoder = architecture.build(&(&root / "encoder"));
         let online = projector(&root / "projection");
         let predictor = Mlp::new(&(&root / "predictor"), config.out, &layers);
-        let target_encoder = backbone.build(&(&root / "target" / "encoder"));
+        let target_encoder = architecture.build(&(&root / "target" / "encoder"));
         let target_projector = projector(&root / "target" / "projection");
         let mut target = Follower::new(vs, "encoder.", "target.encoder.");
         target.join(Follower::new(vs, "projection.", "target.projection."));
@@ -80,7 +80,7 @@ impl Byol {
                 let embeddings = self.target_encoder.forward(view, Phase::Train(group), self.precision);
                 unit_rows(&self.target_projector.forward(&embeddings, Phase::Train(group)))
             };
-            Tensor::cat(&[project(&views.second), project(&views.first)], 0)
+            Tensor::cat(&[project(views.second()), project(views.first())], 0)
         })
     }
 
@@ -96,25 +96,25 @@ impl Byol {
             let projections = self.projector.forward(&embeddings, Phase::Train(group));
             unit_rows(&self.predictor.forward(&projections, Phase::Train(group)))
         };
-        let predictions = Tensor::cat(&[predict(&views.first), predict(&views.second)], 0);
+        let predictions = Tensor::cat(&[predict(views.first()), predict(views.second())], 0);
         let cosine = (&predictions * targets).sum_dim_intlist([1].as_slice(), false, None);
-        let pairs = views.first.size()[0];
+        let pairs = views.first().size()[0];
         let top1 = retrieval_top1(&predictions.narrow(0, 0, pairs), &targets.narrow(0, 0, pairs), group)?;
         Ok(Contrast { loss: (cosine * -2.0 + 2.0).mean(None) * 2.0, top1 })
     }
 }
 
 impl Objective for Byol {
-    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
-        self.contrast_with(views, &self.targets(views, group), group)
+    fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
+        Ok(self.contrast_with(views, &self.targets(views, group), group)?.into())
     }
 
-    fn joins_batches(&self) -> bool {
+    fn joins_batches(&self, _pass: usize) -> bool {
         false
     }
 
-    fn after_step(&mut self, progress: f64) {
-        self.target.follow(self.config.momentum_at(progress));
+    fn after_step(&mut self, done: &Done<'_>) {
+        self.target.follow(self.config.momentum_at(done.progress));
     }
 
     fn encoder(&self) -> &Encoder {

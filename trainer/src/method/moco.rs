@@ -11,9 +11,9 @@ use tch::{Kind, Tensor, nn, no_grad};
 
 use super::momentum::Follower;
 use super::simclr::projection_head;
-use super::{Contrast, Objective, Projection, Views};
+use super::{Build, Contrast, Done, Loss, Objective, Projection, Views};
 use crate::distributed::{DistributedError, Group};
-use crate::nets::{Backbone, Encoder, Mlp, Phase, Precision};
+use crate::nets::{Encoder, Mlp, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Queue and momentum; the defaults are the paper's.
@@ -41,12 +41,7 @@ pub struct Moco {
     key_encoder: Encoder,
     key_head: Mlp,
     keys: Follower,
-    /// `[queue,out]`, rows of length 1; the oldest is at `place`.
-    queue: Tensor,
-    /// `[1]`: a number, kept as a tensor so that checkpoints hold it.
-    place: Tensor,
-    /// Keys of all processes of this step, which join the queue when it ends.
-    fresh: Option<Tensor>,
+    queue: Queue,
     settings: Projection,
     momentum: f64,
     precision: Precision,
@@ -56,23 +51,19 @@ impl Moco {
     /// Builds `encoder.*`, `projection.*`, `key.encoder.*`, `key.projection.*`, `queue` and `place`. The queue starts
     /// with random keys, as the authors have it.
     pub fn new(
-        vs: &nn::VarStore,
-        backbone: Backbone,
+        Build { vs, architecture, precision, .. }: Build<'_>,
         settings: Projection,
         config: MocoConfig,
-        precision: Precision,
     ) -> Self {
         let root = vs.root();
-        let encoder = backbone.build(&(&root / "encoder"));
-        let head = projection_head(&(&root / "projection"), backbone, settings);
-        let key_encoder = backbone.build(&(&root / "key" / "encoder"));
-        let key_head = projection_head(&(&root / "key" / "projection"), backbone, settings);
+        let encoder = architecture.build(&(&root / "encoder"));
+        let embedding = encoder.embedding_size();
+        let head = projection_head(&(&root / "projection"), embedding, settings);
+        let key_encoder = architecture.build(&(&root / "key" / "encoder"));
+        let key_head = projection_head(&(&root / "key" / "projection"), embedding, settings);
         let mut encoder_keys = Follower::new(vs, "encoder.", "key.encoder.");
         encoder_keys.join(Follower::new(vs, "projection.", "key.projection."));
-        let mut queue = root.zeros_no_train("queue", &[config.queue, settings.out]);
-        let random = Tensor::randn([config.queue, settings.out], (Kind::Float, vs.device()));
-        no_grad(|| queue.copy_(&unit_rows(&random)));
-        let place = root.zeros_no_train("place", &[1]);
+        let queue = Queue::new(&root, config.queue, settings.out);
         Self {
             encoder,
             head,
@@ -80,8 +71,6 @@ impl Moco {
             key_head,
             keys: encoder_keys,
             queue,
-            place,
-            fresh: None,
             settings,
             momentum: config.momentum,
             precision,
@@ -91,14 +80,14 @@ impl Moco {
     /// Keys of the second views, `[N,out]`, rows of length 1, without gradient.
     pub(super) fn keys(&self, views: &Views, group: &Group) -> Tensor {
         no_grad(|| {
-            let embeddings = self.key_encoder.forward(&views.second, Phase::Train(group), self.precision);
+            let embeddings = self.key_encoder.forward(views.second(), Phase::Train(group), self.precision);
             unit_rows(&self.key_head.forward(&embeddings, Phase::Train(group)))
         })
     }
 
     /// Queries of the first views, `[N,out]`, rows of length 1.
     pub(super) fn queries(&self, views: &Views, group: &Group) -> Tensor {
-        let embeddings = self.encoder.forward(&views.first, Phase::Train(group), self.precision);
+        let embeddings = self.encoder.forward(views.first(), Phase::Train(group), self.precision);
         unit_rows(&self.head.forward(&embeddings, Phase::Train(group)))
     }
 
@@ -106,48 +95,79 @@ impl Moco {
     pub(super) fn contrast_with(&self, views: &Views, keys: &Tensor, group: &Group) -> Contrast {
         let queries = self.queries(views, group);
         let positive = (&queries * keys).sum_dim_intlist([1].as_slice(), true, None);
-        let negatives = queries.matmul(&self.queue.tr());
+        let negatives = queries.matmul(&self.queue.keys().tr());
         let hardest = negatives.detach().amax([1].as_slice(), true);
         let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
         let logits = Tensor::cat(&[&positive, &negatives], 1) / self.settings.temperature;
         let losses = logits.logsumexp([1].as_slice(), true) - positive / self.settings.temperature;
         Contrast { loss: losses.mean(None), top1 }
     }
+}
 
-    /// Puts keys in the place of the oldest.
-    pub(super) fn enqueue(&mut self, keys: &Tensor) {
-        let length = self.queue.size()[0];
+/// Keys of earlier steps, the oldest of which make room for new ones.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// `[length,out]`, rows of length 1; the oldest is at `place`.
+    keys: Tensor,
+    /// `[1]`: a number, kept as a tensor so that checkpoints hold it.
+    place: Tensor,
+    /// Keys of all processes of this step, which join the queue when it ends.
+    fresh: Option<Tensor>,
+}
+
+impl Queue {
+    /// `length` random keys of `out` values, under `queue` and `place`.
+    pub(super) fn new(path: &nn::Path<'_>, length: i64, out: i64) -> Self {
+        let mut keys = path.zeros_no_train("queue", &[length, out]);
+        let random = Tensor::randn([length, out], (Kind::Float, path.device()));
+        no_grad(|| keys.copy_(&unit_rows(&random)));
+        Self { keys, place: path.zeros_no_train("place", &[1]), fresh: None }
+    }
+
+    /// All keys.
+    pub(super) fn keys(&self) -> &Tensor {
+        &self.keys
+    }
+
+    /// Keeps this process's keys, and those of the others, until the step ends.
+    pub(super) fn collect(&mut self, keys: &Tensor, group: &Group) -> Result<(), DistributedError> {
+        let keys = group.all_gather(keys)?;
+        self.fresh = Some(match self.fresh.take() {
+            Some(earlier) => Tensor::cat(&[earlier, keys], 0),
+            None => keys,
+        });
+        Ok(())
+    }
+
+    /// Puts what was collected in the place of the oldest.
+    pub(super) fn turn(&mut self) {
+        let Some(fresh) = self.fresh.take() else { return };
+        let length = self.keys.size()[0];
         let start = self.place.double_value(&[0]) as i64;
-        let count = keys.size()[0].min(length);
-        let rows = (Tensor::arange(count, (Kind::Int64, self.queue.device())) + start).remainder(length);
+        let count = fresh.size()[0].min(length);
+        let rows = (Tensor::arange(count, (Kind::Int64, self.keys.device())) + start).remainder(length);
         no_grad(|| {
-            let _ = self.queue.index_copy_(0, &rows, &keys.narrow(0, 0, count).to_kind(self.queue.kind()));
+            let _ = self.keys.index_copy_(0, &rows, &fresh.narrow(0, 0, count).to_kind(self.keys.kind()));
             let _ = self.place.fill_(((start + count) % length) as f64);
         });
     }
 }
 
 impl Objective for Moco {
-    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+    fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
         let keys = self.keys(views, group);
         let contrast = self.contrast_with(views, &keys, group);
-        let keys = group.all_gather(&keys)?;
-        self.fresh = Some(match self.fresh.take() {
-            Some(earlier) => Tensor::cat(&[earlier, keys], 0),
-            None => keys,
-        });
-        Ok(contrast)
+        self.queue.collect(&keys, group)?;
+        Ok(contrast.into())
     }
 
-    fn joins_batches(&self) -> bool {
+    fn joins_batches(&self, _pass: usize) -> bool {
         false
     }
 
-    fn after_step(&mut self, _progress: f64) {
+    fn after_step(&mut self, _done: &Done<'_>) {
         self.keys.follow(self.momentum);
-        if let Some(keys) = self.fresh.take() {
-            self.enqueue(&keys);
-        }
+        self.queue.turn();
     }
 
     fn encoder(&self) -> &Encoder {

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn};
 
-use super::{Contrast, Denominator, Objective, Views};
+use super::{Build, Denominator, Loss, Objective, Views};
 use crate::distributed::{DistributedError, Group};
-use crate::nets::{Backbone, Encoder, Mlp, Phase, Precision};
+use crate::nets::{Encoder, Mlp, Phase, Precision};
 use crate::ntxent::nt_xent;
 
 /// Sizes and temperature of the contrast.
@@ -39,9 +39,10 @@ pub struct SimClr {
 
 impl SimClr {
     /// Builds `encoder.*` and `projection.*` with fresh weights.
-    pub fn new(root: &nn::Path<'_>, backbone: Backbone, settings: Projection, precision: Precision) -> Self {
-        let encoder = backbone.build(&(root / "encoder"));
-        let head = projection_head(&(root / "projection"), backbone, settings);
+    pub fn new(Build { vs, architecture, precision, .. }: Build<'_>, settings: Projection) -> Self {
+        let root = vs.root();
+        let encoder = architecture.build(&(&root / "encoder"));
+        let head = projection_head(&(&root / "projection"), encoder.embedding_size(), settings);
         Self { encoder, head, settings, precision }
     }
 
@@ -49,7 +50,7 @@ impl SimClr {
     /// as one batch, and share its statistics.
     pub(super) fn project(&self, views: &Views, group: &Group) -> Result<(Tensor, Tensor), DistributedError> {
         let phase = Phase::Train(group);
-        let both = Tensor::cat(&[&views.first, &views.second], 0);
+        let both = Tensor::cat(&[views.first(), views.second()], 0);
         let projections = self.head.forward(&self.encoder.forward(&both, phase, self.precision), phase);
         let all = group.gather_with_local(&side_by_side(&projections))?;
         Ok((all.select(1, 0), all.select(1, 1)))
@@ -61,8 +62,7 @@ impl SimClr {
 }
 
 /// The projection head that SimCLR, SSLFER and MoCo v2 share.
-pub(super) fn projection_head(path: &nn::Path<'_>, backbone: Backbone, settings: Projection) -> Mlp {
-    let embedding = backbone.embedding_size();
+pub(super) fn projection_head(path: &nn::Path<'_>, embedding: i64, settings: Projection) -> Mlp {
     let hidden = if settings.hidden > 0 { settings.hidden } else { embedding };
     Mlp::projection(path, embedding, hidden, settings.out)
 }
@@ -74,16 +74,14 @@ pub(super) fn side_by_side(rows: &Tensor) -> Tensor {
 }
 
 impl Objective for SimClr {
-    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+    fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
         let (first, second) = self.project(views, group)?;
-        Ok(nt_xent(&first, &second, self.settings.temperature, self.settings.denominator))
+        Ok(nt_xent(&first, &second, self.settings.temperature, self.settings.denominator).into())
     }
 
-    fn joins_batches(&self) -> bool {
+    fn joins_batches(&self, _pass: usize) -> bool {
         true
     }
-
-    fn after_step(&mut self, _progress: f64) {}
 
     fn encoder(&self) -> &Encoder {
         &self.encoder

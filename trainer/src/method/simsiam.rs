@@ -1,11 +1,11 @@
 //! SimSiam (Chen & He 2021).
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
+use tch::Tensor;
 
-use super::{Contrast, Objective, Views, retrieval_top1};
+use super::{Build, Contrast, Loss, Objective, Views, retrieval_top1};
 use crate::distributed::{DistributedError, Group};
-use crate::nets::{After, Backbone, Encoder, Mlp, Phase, Precision};
+use crate::nets::{After, Encoder, Mlp, Phase, Precision};
 use crate::ntxent::unit_rows;
 
 /// Heads; the defaults are the paper's (section 3).
@@ -38,11 +38,12 @@ pub struct SimSiam {
 
 impl SimSiam {
     /// Builds `encoder.*`, `projection.*` and `predictor.*`.
-    pub fn new(root: &nn::Path<'_>, backbone: Backbone, config: SimSiamConfig, precision: Precision) -> Self {
+    pub fn new(Build { vs, architecture, precision, .. }: Build<'_>, config: SimSiamConfig) -> Self {
+        let root = &vs.root();
         let SimSiamConfig { out, bottleneck, .. } = config;
-        let encoder = backbone.build(&(root / "encoder"));
+        let encoder = architecture.build(&(root / "encoder"));
         let layers = [(out, After::NormRelu), (out, After::NormRelu), (out, After::PlainNorm)];
-        let projector = Mlp::new(&(root / "projection"), backbone.embedding_size(), &layers);
+        let projector = Mlp::new(&(root / "projection"), architecture.embedding_size(), &layers);
         let predictor =
             Mlp::new(&(root / "predictor"), out, &[(bottleneck, After::NormRelu), (out, After::Nothing)]);
         Self { encoder, projector, predictor, precision }
@@ -51,7 +52,7 @@ impl SimSiam {
     /// Projections of first and second views.
     pub(super) fn project(&self, views: &Views, group: &Group) -> [Tensor; 2] {
         let phase = Phase::Train(group);
-        [&views.first, &views.second]
+        [views.first(), views.second()]
             .map(|view| self.projector.forward(&self.encoder.forward(view, phase, self.precision), phase))
     }
 
@@ -73,17 +74,15 @@ impl SimSiam {
 }
 
 impl Objective for SimSiam {
-    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+    fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
         let projections = self.project(views, group);
         let targets = projections.each_ref().map(Tensor::detach);
-        self.contrast_with(&projections, &targets, group)
+        Ok(self.contrast_with(&projections, &targets, group)?.into())
     }
 
-    fn joins_batches(&self) -> bool {
+    fn joins_batches(&self, _pass: usize) -> bool {
         false
     }
-
-    fn after_step(&mut self, _progress: f64) {}
 
     fn encoder(&self) -> &Encoder {
         &self.encoder

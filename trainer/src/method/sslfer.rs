@@ -7,13 +7,13 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn};
+use tch::{Kind, Tensor};
 
 use super::simclr::side_by_side;
-use super::{Contrast, Objective, Projection, SimClr, Views};
+use super::{Build, Loss, Objective, Projection, SimClr, Views};
 use crate::descriptor::Descriptor;
 use crate::distributed::{DistributedError, Group};
-use crate::nets::{Backbone, Encoder, Precision};
+use crate::nets::Encoder;
 use crate::ntxent::{FalseNegatives, nt_xent_cancelling};
 
 /// False-negative cancellation (section 3.4).
@@ -48,16 +48,10 @@ impl Sslfer {
     ///
     /// # Errors
     /// Names the file of descriptor weights that cannot be read.
-    pub fn new(
-        root: &nn::Path<'_>,
-        backbone: Backbone,
-        settings: Projection,
-        mask_fn: MaskFn,
-        precision: Precision,
-    ) -> anyhow::Result<Self> {
+    pub fn new(build: Build<'_>, settings: Projection, mask_fn: MaskFn) -> anyhow::Result<Self> {
         let weights = (!mask_fn.weights.as_os_str().is_empty()).then_some(mask_fn.weights.as_path());
-        let descriptor = Descriptor::open(weights, root.device())?;
-        Ok(Self { contrast: SimClr::new(root, backbone, settings, precision), mask_fn, descriptor })
+        let descriptor = Descriptor::open(weights, build.vs.device())?;
+        Ok(Self { contrast: SimClr::new(build, settings), mask_fn, descriptor })
     }
 
     /// Those of the views of all processes.
@@ -101,18 +95,16 @@ pub(super) fn false_negatives(
 }
 
 impl Objective for Sslfer {
-    fn contrast(&mut self, views: &Views, group: &Group) -> Result<Contrast, DistributedError> {
+    fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
         let (first, second) = self.contrast.project(views, group)?;
         let chosen = self.false_negatives(views, group)?;
         let Projection { temperature, denominator, .. } = self.contrast.settings();
-        Ok(nt_xent_cancelling(&first, &second, temperature, denominator, chosen.as_ref()))
+        Ok(nt_xent_cancelling(&first, &second, temperature, denominator, chosen.as_ref()).into())
     }
 
-    fn joins_batches(&self) -> bool {
+    fn joins_batches(&self, _pass: usize) -> bool {
         true
     }
-
-    fn after_step(&mut self, _progress: f64) {}
 
     fn encoder(&self) -> &Encoder {
         self.contrast.encoder()

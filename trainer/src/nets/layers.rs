@@ -34,7 +34,7 @@ pub(super) struct ConvBn {
 }
 
 /// tch's default would draw the scale from uniform(0,1).
-fn batch_norm(path: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
+pub(crate) fn batch_norm(path: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
     nn::batch_norm2d(
         path,
         channels,
@@ -44,7 +44,17 @@ fn batch_norm(path: nn::Path<'_>, channels: i64) -> nn::BatchNorm {
 
 impl ConvBn {
     pub(super) fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
-        let padding = kernel / 2;
+        Self::padded(path, c_in, c_out, kernel, stride, kernel / 2)
+    }
+
+    pub(super) fn padded(
+        path: &nn::Path<'_>,
+        c_in: i64,
+        c_out: i64,
+        kernel: i64,
+        stride: i64,
+        padding: i64,
+    ) -> Self {
         let config = nn::ConvConfig {
             stride,
             padding,

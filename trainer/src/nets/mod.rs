@@ -1,8 +1,12 @@
 //! Networks that turn face crops into embeddings, written so that each can also write itself as ONNX.
 
+mod colour;
 mod edge;
+mod fabnet;
 mod heads;
 mod layers;
+mod pcl;
+mod plain;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +14,11 @@ use tch::{Kind, Tensor, nn, nn::ModuleT};
 
 pub use heads::{After, Mlp};
 pub use layers::{Layer, RepVgg, Stem};
+
+pub(crate) use colour::scaled_lab;
+pub(crate) use layers::batch_norm;
+pub(crate) use pcl::{CODE_CHANNELS, branch, code_side};
+pub(crate) use plain::{ChannelAttention, Conv, LeakyResidual, SLOPE, leaky_relu};
 
 use crate::distributed::{Group, sync_batch_norm};
 use crate::export::{GraphWriter, Value};
@@ -32,6 +41,20 @@ pub enum Backbone {
     #[value(name = "resnet50")]
     #[serde(rename = "resnet50")]
     Resnet50,
+    /// PCL's 16-layer network up to its two branches (Liu et al. 2023), a map of 128 channels: 2048 values at 64 px.
+    Pcl,
+    /// FaceCycle's 16-layer network (Chang, Chen & Chiu 2021), a map of 128 channels: 2048 values at 64 px.
+    #[value(name = "facecycle")]
+    #[serde(rename = "facecycle")]
+    FaceCycle,
+    /// FAb-Net's encoder (Wiles et al. 2018), 256 values; eight layers at 256 px, one fewer for each halving.
+    #[value(name = "fabnet")]
+    #[serde(rename = "fabnet")]
+    FabNet,
+    /// Two of FAb-Net's encoders of half the width, of lightness and of colour (Zhang et al. 2017), 256 values.
+    #[value(name = "splitbrain")]
+    #[serde(rename = "splitbrain")]
+    SplitBrain,
 }
 
 impl Backbone {
@@ -42,27 +65,70 @@ impl Backbone {
             Self::Resnet18 => "resnet18",
             Self::Resnet34 => "resnet34",
             Self::Resnet50 => "resnet50",
+            Self::Pcl => "pcl",
+            Self::FaceCycle => "facecycle",
+            Self::FabNet => "fabnet",
+            Self::SplitBrain => "splitbrain",
         }
     }
 
-    /// Values of its embedding.
-    pub const fn embedding_size(self) -> i64 {
+    /// With an input of so many pixels a side.
+    pub const fn at(self, side_px: u32) -> Architecture {
+        Architecture { backbone: self, side_px }
+    }
+
+    /// The normalisation that it needs, as mean and deviation a channel, where it needs a particular one.
+    pub const fn own_normalisation(self) -> Option<([f32; 3], [f32; 3])> {
         match self {
-            Self::Edge => edge::EMBEDDING_SIZE,
-            Self::Resnet18 | Self::Resnet34 => resnet::BASIC_EMBEDDING,
-            Self::Resnet50 => resnet::BOTTLENECK_EMBEDDING,
+            // Lab is computed of colours as they are.
+            Self::SplitBrain => Some(([0.0; 3], [1.0; 3])),
+            _ => None,
+        }
+    }
+}
+
+/// A backbone and the side of its input in pixels: what decides every weight's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Architecture {
+    /// The backbone.
+    pub backbone: Backbone,
+    /// Side of the input in pixels.
+    pub side_px: u32,
+}
+
+impl Architecture {
+    /// Values of its embedding.
+    pub fn embedding_size(self) -> i64 {
+        match self.backbone {
+            Backbone::Edge => edge::EMBEDDING_SIZE,
+            Backbone::Resnet18 | Backbone::Resnet34 => resnet::BASIC_EMBEDDING,
+            Backbone::Resnet50 => resnet::BOTTLENECK_EMBEDDING,
+            Backbone::Pcl | Backbone::FaceCycle => CODE_CHANNELS * code_side(self.side_px).pow(2),
+            Backbone::FabNet | Backbone::SplitBrain => fabnet::EMBEDDING_SIZE,
+        }
+    }
+
+    /// Why the backbone cannot have this input, in words.
+    pub fn problem(self) -> Option<String> {
+        match self.backbone {
+            Backbone::FabNet | Backbone::SplitBrain => fabnet::problem(self.side_px),
+            _ => None,
         }
     }
 
     /// Builds the encoder with fresh weights under `path`.
     pub fn build(self, path: &nn::Path<'_>) -> Encoder {
-        let layers = match self {
-            Self::Edge => edge::layers(path),
-            Self::Resnet18 => resnet::basic(path, resnet::RESNET18),
-            Self::Resnet34 => resnet::basic(path, resnet::RESNET34),
-            Self::Resnet50 => resnet::bottleneck(path, resnet::RESNET50),
+        let layers = match self.backbone {
+            Backbone::Edge => edge::layers(path),
+            Backbone::Resnet18 => resnet::basic(path, resnet::RESNET18),
+            Backbone::Resnet34 => resnet::basic(path, resnet::RESNET34),
+            Backbone::Resnet50 => resnet::bottleneck(path, resnet::RESNET50),
+            Backbone::Pcl => pcl::pcl(path, self.side_px),
+            Backbone::FaceCycle => pcl::facecycle(path, self.side_px),
+            Backbone::FabNet => fabnet::layers(path, self.side_px),
+            Backbone::SplitBrain => fabnet::split_brain(path, self.side_px),
         };
-        Encoder { backbone: self, layers }
+        Encoder { architecture: self, layers }
     }
 }
 
@@ -122,7 +188,7 @@ impl Phase<'static> {
 const NORM_MOMENTUM: f64 = 0.1;
 const NORM_EPS: f64 = 1e-5;
 
-fn batch_normalised(bn: &nn::BatchNorm, x: &Tensor, phase: Phase<'_>) -> Tensor {
+pub(crate) fn batch_normalised(bn: &nn::BatchNorm, x: &Tensor, phase: Phase<'_>) -> Tensor {
     match phase {
         Phase::Eval => bn.forward_t(x, false),
         Phase::Train(group) => sync_batch_norm(x, bn, NORM_MOMENTUM, NORM_EPS, group),
@@ -132,14 +198,19 @@ fn batch_normalised(bn: &nn::BatchNorm, x: &Tensor, phase: Phase<'_>) -> Tensor 
 /// An encoder: normalised crops `[N,3,S,S]` in, embeddings `[N,D]` out.
 #[derive(Debug)]
 pub struct Encoder {
-    backbone: Backbone,
+    architecture: Architecture,
     layers: Vec<Box<dyn Layer>>,
 }
 
 impl Encoder {
     /// Its architecture.
-    pub fn backbone(&self) -> Backbone {
-        self.backbone
+    pub fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// Values of its embedding.
+    pub fn embedding_size(&self) -> i64 {
+        self.architecture.embedding_size()
     }
 
     /// Embeds normalised crops. Convolutions are computed in `precision`; weights, statistics and the embedding are f32 in any case.
@@ -162,11 +233,17 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    fn weights(backbone: Backbone) -> (nn::VarStore, Encoder, i64) {
+    fn weights(architecture: Architecture) -> (nn::VarStore, Encoder, i64) {
         let vs = nn::VarStore::new(Device::Cpu);
-        let encoder = backbone.build(&vs.root());
+        let encoder = architecture.build(&vs.root());
         let count = vs.trainable_variables().iter().map(|v| v.numel() as i64).sum();
         (vs, encoder, count)
+    }
+
+    fn embed(encoder: &Encoder) -> Vec<i64> {
+        let side = i64::from(encoder.architecture().side_px);
+        let crops = Tensor::zeros([2, 3, side, side], (Kind::Float, Device::Cpu));
+        encoder.forward(&crops, Phase::Eval, Precision::F32).size()
     }
 
     #[test]
@@ -178,17 +255,112 @@ mod tests {
             (Backbone::Resnet50, 25_557_032, 2048),
         ];
         for (backbone, total, embedding) in published {
-            let (_vs, encoder, count) = weights(backbone);
+            let (_vs, encoder, count) = weights(backbone.at(64));
             assert_eq!(count, total - 1000 * (embedding + 1), "{backbone:?}");
-            let crops = Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu));
-            assert_eq!(encoder.forward(&crops, Phase::Eval, Precision::F32).size(), [2, embedding]);
+            assert_eq!(embed(&encoder), [2, embedding]);
+        }
+    }
+
+    /// Weights and biases of a convolution.
+    const fn conv(c_in: i64, c_out: i64, kernel: i64) -> i64 {
+        c_out * (c_in * kernel * kernel + 1)
+    }
+
+    #[test]
+    fn the_backbones_of_the_other_papers_have_their_layers_and_sizes() {
+        // PCL: 2048 values at 64 px (section 3.1). Its backbone has the layers that METHODS of FaceCycle list.
+        let attention = |c| 3 * conv(c, c, 1);
+        let trunk = conv(3, 64, 7)
+            + 3 * conv(64, 64, 3)
+            + attention(64)
+            + conv(64, 128, 3)
+            + attention(128)
+            + 7 * conv(128, 128, 3);
+        let (_vs, encoder, count) = weights(Backbone::Pcl.at(64));
+        assert_eq!(count, trunk + conv(128, 256, 3) + conv(256, 128, 3));
+        assert_eq!(embed(&encoder), [2, 2048]);
+        // 100 px, as PCL probes FER: 7 x 7 x 128.
+        assert_eq!(embed(&weights(Backbone::Pcl.at(100)).1), [2, 6272]);
+        let (_vs, encoder, count) = weights(Backbone::FaceCycle.at(64));
+        let tail = conv(128, 256, 3) + 2 * conv(256, 256, 3) + conv(256, 128, 3);
+        assert_eq!(count, trunk + tail);
+        assert_eq!(embed(&encoder), [2, 2048]);
+        // FAb-Net: eight 4x4 convolutions, batch normalisation on the six in the middle (whose biases it replaces by two
+        // values a channel).
+        let widths = [3, 32, 64, 128, 256, 256, 256, 256, 256];
+        let plain: i64 = widths.windows(2).map(|w| conv(w[0], w[1], 4)).sum();
+        let (_vs, encoder, count) = weights(Backbone::FabNet.at(256));
+        assert_eq!(count, plain + widths[2..8].iter().sum::<i64>());
+        assert_eq!(embed(&encoder), [2, 256]);
+        for side in [16, 32, 64, 128] {
+            assert_eq!(embed(&weights(Backbone::FabNet.at(side)).1), [2, 256]);
+            assert_eq!(embed(&weights(Backbone::SplitBrain.at(side)).1), [2, 256]);
+        }
+        assert!(Backbone::FabNet.at(96).problem().unwrap().contains("side_px = 96"));
+        assert_eq!(Backbone::Pcl.at(96).problem(), None);
+    }
+
+    #[test]
+    fn resnet34_costs_what_its_paper_says() {
+        // He et al. 2016, table 1: 3.6 billion multiply-adds at 224 px; 3.68 with the projections of its shortcuts.
+        let (vs, _, _) = weights(Backbone::Resnet34.at(224));
+        let side_after = |name: &str| match name {
+            "stem.conv.weight" => 112,
+            _ if name.starts_with("stage0") => 56,
+            _ if name.starts_with("stage1") => 28,
+            _ if name.starts_with("stage2") => 14,
+            _ => 7i64,
+        };
+        let cost: i64 = vs
+            .variables()
+            .iter()
+            .filter(|(name, _)| name.ends_with("conv.weight"))
+            .map(|(name, kernel)| kernel.numel() as i64 * side_after(name).pow(2))
+            .sum();
+        assert!((cost as f64 / 1e9 - 3.67).abs() < 0.02, "{cost}");
+    }
+
+    #[test]
+    fn channel_attention_is_its_formula() {
+        tch::manual_seed(5);
+        let mut vs = nn::VarStore::new(Device::Cpu);
+        let attention = ChannelAttention::new(&vs.root(), 3, 2);
+        vs.double();
+        let x = Tensor::randn([1, 3, 2, 2], (Kind::Double, Device::Cpu));
+        let ours = attention.forward(&x, Phase::Eval);
+        let at = |t: &Tensor, c: usize, p: usize| t.double_value(&[0, c as i64, p as i64 / 2, p as i64 % 2]);
+        let variables = vs.variables();
+        let map = |name: &str| -> Vec<Vec<f64>> {
+            let (w, b) = (&variables[&format!("{name}.weight")], &variables[&format!("{name}.bias")]);
+            let value = |o: usize, p: usize| {
+                let sum: f64 =
+                    (0..3).map(|i| w.double_value(&[o as i64, i as i64, 0, 0]) * at(&x, i, p)).sum();
+                sum + b.double_value(&[o as i64])
+            };
+            (0..3).map(|o| (0..4).map(|p| value(o, p)).collect()).collect()
+        };
+        let (g, theta, phi) = (map("g"), map("theta"), map("phi"));
+        for c in 0..3 {
+            for p in 0..4 {
+                let mut attended = 0.0;
+                for k in 0..3 {
+                    let over_positions: f64 = (0..4).map(|q| theta[k][q].exp()).sum();
+                    let similarity: f64 =
+                        (0..4).map(|q| phi[c][q] * theta[k][q].exp() / over_positions).sum();
+                    let over_channels: f64 = (0..3).map(|j| g[j][p].exp()).sum();
+                    attended += similarity * g[k][p].exp() / over_channels;
+                }
+                let sum = at(&x, c, p) + attended;
+                let expected = if sum > 0.0 { sum } else { 0.1 * sum };
+                assert!((at(&ours, c, p) - expected).abs() < 1e-9);
+            }
         }
     }
 
     #[test]
     fn bf16_stays_close_to_f32_and_its_gradients_reach_the_f32_weights() {
         tch::manual_seed(1);
-        let (vs, encoder, _) = weights(Backbone::Edge);
+        let (vs, encoder, _) = weights(Backbone::Edge.at(64));
         let crops = Tensor::randn([8, 3, 64, 64], (Kind::Float, Device::Cpu));
         let embed = |precision| encoder.forward(&crops, Phase::ALONE, precision);
         let (full, half) = (embed(Precision::F32), embed(Precision::Bf16));
@@ -203,12 +375,7 @@ mod tests {
 
     #[test]
     fn the_edge_encoder_gives_its_stated_size() {
-        let (_vs, encoder, _) = weights(Backbone::Edge);
-        let out = encoder.forward(
-            &Tensor::zeros([2, 3, 64, 64], (Kind::Float, Device::Cpu)),
-            Phase::Eval,
-            Precision::F32,
-        );
-        assert_eq!(out.size(), [2, Backbone::Edge.embedding_size()]);
+        let (_vs, encoder, _) = weights(Backbone::Edge.at(64));
+        assert_eq!(embed(&encoder), [2, encoder.embedding_size()]);
     }
 }

@@ -34,7 +34,8 @@ impl Rule {
     }
 }
 
-const BETA1: f64 = 0.9;
+/// Adam's first beta, where nothing else is said.
+pub const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const ADAM_EPS: f64 = 1e-8;
 const MOMENTUM: f64 = 0.9;
@@ -56,8 +57,10 @@ pub struct Optimizer {
     parameters: Vec<(String, Tensor)>,
     /// A tensor a parameter for each of [`Rule::slots`].
     slots: Vec<Vec<Tensor>>,
-    steps: i64,
+    /// Steps that have moved each parameter.
+    steps: Vec<i64>,
     weight_decay: f64,
+    beta1: f64,
 }
 
 impl Optimizer {
@@ -65,7 +68,13 @@ impl Optimizer {
     pub fn new(rule: Rule, parameters: Vec<(String, Tensor)>, weight_decay: f64) -> Self {
         let zeros = || parameters.iter().map(|(_, p)| p.detach().zeros_like()).collect();
         let slots = rule.slots().iter().map(|_| zeros()).collect();
-        Self { rule, parameters, slots, steps: 0, weight_decay }
+        let steps = vec![0; parameters.len()];
+        Self { rule, parameters, slots, steps, weight_decay, beta1: BETA1 }
+    }
+
+    /// With another decay of Adam's mean gradient.
+    pub fn with_beta1(self, beta1: f64) -> Self {
+        Self { beta1, ..self }
     }
 
     /// Forgets the gradients.
@@ -82,17 +91,17 @@ impl Optimizer {
 
     /// One step at this learning rate. A parameter without a gradient stays as it is.
     pub fn step(&mut self, lr: f64) {
-        self.step_each(|_| lr);
+        self.step_each(|_| Some(lr));
     }
 
-    /// As [`Optimizer::step`], at the learning rate that `lr` gives for a parameter's name.
-    pub fn step_each(&mut self, lr: impl Fn(&str) -> f64) {
-        self.steps += 1;
+    /// As [`Optimizer::step`], at the learning rate that `lr` gives for a parameter's name; one that it gives none for stays as
+    /// it is.
+    pub fn step_each(&mut self, lr: impl Fn(&str) -> Option<f64>) {
         no_grad(|| {
             for i in 0..self.parameters.len() {
                 let gradient = self.parameters[i].1.grad();
-                if gradient.defined() {
-                    let lr = lr(&self.parameters[i].0);
+                if let Some(lr) = lr(&self.parameters[i].0).filter(|_| gradient.defined()) {
+                    self.steps[i] += 1;
                     match self.rule {
                         Rule::Adam => self.adam(i, gradient, lr, self.weight_decay),
                         Rule::AdamW => {
@@ -123,10 +132,10 @@ impl Optimizer {
 
     fn adam(&mut self, i: usize, gradient: Tensor, lr: f64, weight_decay: f64) {
         let gradient = self.decayed(i, gradient, weight_decay);
-        let correct1 = 1.0 - BETA1.powi(self.steps as i32);
-        let correct2 = 1.0 - BETA2.powi(self.steps as i32);
+        let correct1 = 1.0 - self.beta1.powi(self.steps[i] as i32);
+        let correct2 = 1.0 - BETA2.powi(self.steps[i] as i32);
         let [first, second] = self.slots.as_mut_slice() else { return };
-        let _ = first[i].lerp_(&gradient, 1.0 - BETA1);
+        let _ = first[i].lerp_(&gradient, 1.0 - self.beta1);
         second[i] *= BETA2;
         let _ = second[i].addcmul_(&(&gradient * (1.0 - BETA2)), &gradient);
         let denominator = second[i].sqrt() / correct2.sqrt() + ADAM_EPS;
@@ -164,18 +173,23 @@ impl Optimizer {
             .collect()
     }
 
-    /// Puts a state back that [`Optimizer::state`] gave after `steps`; `find` looks a tensor up by name.
+    /// Puts a state back that [`Optimizer::state`] gave after `steps` that moved the parameter of a name; `find` looks a
+    /// tensor up by name.
     ///
     /// # Errors
     /// Those of `find`.
-    pub fn restore<E>(&mut self, steps: i64, find: impl Fn(&str) -> Result<Tensor, E>) -> Result<(), E> {
+    pub fn restore<E>(
+        &mut self,
+        steps: impl Fn(&str) -> i64,
+        find: impl Fn(&str) -> Result<Tensor, E>,
+    ) -> Result<(), E> {
         for (slot, tensors) in self.rule.slots().iter().zip(&mut self.slots) {
             for ((name, _), tensor) in self.parameters.iter().zip(tensors) {
                 let saved = find(&format!("{slot}.{name}"))?;
                 no_grad(|| tensor.copy_(&saved));
             }
         }
-        self.steps = steps;
+        self.steps = self.parameters.iter().map(|(name, _)| steps(name)).collect();
         Ok(())
     }
 }
@@ -251,7 +265,7 @@ mod tests {
 
             let q = middle.set_requires_grad(true);
             let mut resumed = over(rule, &q);
-            resumed.restore(10, |name| saved.get(name).map(Tensor::shallow_clone).ok_or(())).unwrap();
+            resumed.restore(|_| 10, |name| saved.get(name).map(Tensor::shallow_clone).ok_or(())).unwrap();
             run(&mut resumed, &q, 10);
             assert!((q - p).abs().max().double_value(&[]) == 0.0, "{rule:?}");
         }

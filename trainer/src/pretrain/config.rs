@@ -8,10 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::config;
-use crate::data::{Cache, Law, PairConfig};
-use crate::method::{ByolConfig, MaskFn, Method, MocoConfig, Projection, SimSiamConfig};
-use crate::nets::{Backbone, Precision};
-use crate::optim::Rule;
+use crate::data::{Cache, Law, PairConfig, PassOver, Sampling, SequenceConfig};
+use crate::method::{
+    self, ByolConfig, ClpConfig, Curriculum, FabNetConfig, FaceCycleConfig, MaskFn, Method, MocoConfig,
+    PclConfig, PlateauConfig, Projection, SimSiamConfig,
+};
+use crate::nets::{Architecture, Backbone, Precision};
+use crate::optim::{self, Rule};
+
+use super::recipe::{Recipe, base_of};
 
 /// Everything that decides a run. The defaults are SSLFER's (section 4.1), the backbone and its input side aside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,15 +28,19 @@ pub struct PretrainConfig {
     pub backbone: Backbone,
     /// Side of the encoder's input in pixels.
     pub side_px: u32,
+    /// What an epoch passes over once.
+    pub pass_over: PassOver,
     /// Passes over the training pictures. A pass takes as many steps whichever switches are on: with `hard_neg` half of
     /// the pictures are anchors in turn.
     pub epochs: i64,
-    /// Pairs of views a step, over all processes.
+    /// Pairs of views a step, or tuples of frames, over all processes.
     pub batch: usize,
     /// Parts that a process's batch is computed in, one after another, to save memory; views contrast within a part.
     pub accumulate: usize,
     /// The optimiser.
     pub optimizer: Rule,
+    /// Decay of Adam's mean gradient.
+    pub beta1: f64,
     /// The learning rate.
     pub lr: f64,
     /// Decay of the weights.
@@ -61,16 +70,28 @@ pub struct PretrainConfig {
     pub std: [f32; 3],
     /// How pairs are drawn.
     pub pairs: PairConfig,
-    /// Projection head and temperature of `simclr`, `sslfer` and `moco`.
+    /// How sequences are drawn (`clp`).
+    pub sequence: SequenceConfig,
+    /// Projection head and temperature of `simclr`, `sslfer`, `moco` and `pcl`.
     pub projection: Projection,
     /// SSLFER's false-negative cancellation.
     pub mask_fn: MaskFn,
-    /// MoCo's queue and momentum.
+    /// MoCo's queue and momentum; CLP's memory and momentum.
     pub moco: MocoConfig,
     /// BYOL's heads and target.
     pub byol: ByolConfig,
     /// SimSiam's heads.
     pub simsiam: SimSiamConfig,
+    /// PCL's parts.
+    pub pcl: PclConfig,
+    /// CLP's parts.
+    pub clp: ClpConfig,
+    /// FAb-Net's sources and curriculum.
+    pub fabnet: FabNetConfig,
+    /// When the rate of `fabnet`, `autoencoder`, `rotnet` and `splitbrain` falls.
+    pub plateau: PlateauConfig,
+    /// FaceCycle's generator and losses.
+    pub facecycle: FaceCycleConfig,
     /// The views.
     pub augment: AugmentConfig,
 }
@@ -81,10 +102,12 @@ impl Default for PretrainConfig {
             method: Method::SimClr,
             backbone: Backbone::Edge,
             side_px: 64,
+            pass_over: PassOver::Frames,
             epochs: 100,
             batch: 256,
             accumulate: 1,
             optimizer: Rule::Adam,
+            beta1: optim::BETA1,
             lr: 3e-4,
             weight_decay: 1e-4,
             warmup_epochs: 0,
@@ -99,11 +122,17 @@ impl Default for PretrainConfig {
             mean: [0.5; 3],
             std: [0.25; 3],
             pairs: PairConfig::default(),
+            sequence: SequenceConfig::default(),
             projection: Projection::default(),
             mask_fn: MaskFn::default(),
             moco: MocoConfig::default(),
             byol: ByolConfig::default(),
             simsiam: SimSiamConfig::default(),
+            pcl: PclConfig::default(),
+            clp: ClpConfig::default(),
+            fabnet: FabNetConfig::default(),
+            plateau: PlateauConfig::default(),
+            facecycle: FaceCycleConfig::default(),
             augment: AugmentConfig::default(),
         }
     }
@@ -124,8 +153,8 @@ impl PretrainConfig {
         Self::from_layers(args.recipe, args.config.as_deref(), args.overrides()?)
     }
 
-    /// Defaults, then a recipe, a file, and `overrides`. SSLFER's own switches are on where its method is chosen and
-    /// nothing else is said.
+    /// Defaults, then what a method's paper has, a recipe, a file, and `overrides`. SSLFER's own switches are on where its
+    /// method is chosen and nothing else is said; other papers' methods have all of their paper's settings.
     ///
     /// # Errors
     /// Names the file and the setting that cannot be read.
@@ -160,13 +189,10 @@ impl PretrainConfig {
             config::merge(&mut table, config::read_table(path)?);
         }
         config::merge(&mut table, overrides);
-        if table.get("method").and_then(toml::Value::as_str) == Some(Method::Sslfer.name()) {
-            let mut whole = toml::toml! {
-                pairs = { time_aug = true, hard_neg = true, face_swap = true }
-                mask_fn = { count = 1 }
-            };
-            config::merge(&mut whole, table);
-            table = whole;
+        let method = table.get("method").and_then(toml::Value::as_str).unwrap_or_default();
+        if let Some(mut base) = base_of(method)? {
+            config::merge(&mut base, table);
+            table = base;
         }
         let origin = file.map(|path| path.display().to_string());
         let config: Self = config::parse(table, origin.as_deref().unwrap_or("configuration"))?;
@@ -177,6 +203,7 @@ impl PretrainConfig {
     /// # Errors
     /// Names the first setting that makes no sense.
     pub fn check(&self) -> anyhow::Result<()> {
+        ensure!((0.0..1.0).contains(&self.beta1), "beta1 = {} is outside [0, 1)", self.beta1);
         ensure!((16..=512).contains(&self.side_px), "side_px = {} is outside 16 to 512", self.side_px);
         ensure!(self.epochs > 0, "epochs = {} is not above 0", self.epochs);
         ensure!(self.batch >= 2, "batch = {}: contrast needs at least 2 pictures", self.batch);
@@ -223,6 +250,7 @@ impl PretrainConfig {
         ensure!(self.checkpoint_epochs > 0, "checkpoint_epochs = {} is not above 0", self.checkpoint_epochs);
         ensure!(self.std.iter().all(|s| *s > 0.0), "std = {:?} is not above 0", self.std);
         self.check_switches()?;
+        self.check_method()?;
         match (self.augment.problem(self.side_px), self.pairs.problem()) {
             (Some(problem), _) => bail!("augment: {problem}"),
             (None, Some(problem)) => bail!("pairs: {problem}"),
@@ -264,6 +292,103 @@ impl PretrainConfig {
         Ok(())
     }
 
+    fn check_method(&self) -> anyhow::Result<()> {
+        let method = self.method.name();
+        if let Some(problem) = self.architecture().problem() {
+            bail!("{problem}");
+        }
+        let own = match self.method {
+            Method::Pcl => Some(Backbone::Pcl),
+            Method::SplitBrain => Some(Backbone::SplitBrain),
+            _ => None,
+        };
+        ensure!(
+            own.is_none_or(|own| own == self.backbone),
+            "--backbone {}: {method} has a backbone of its own: leave it out",
+            self.backbone.name()
+        );
+        let decoded =
+            matches!(self.method, Method::Pcl | Method::FabNet | Method::Autoencoder | Method::SplitBrain);
+        ensure!(
+            !decoded || self.side_px.is_power_of_two(),
+            "side_px = {}: the decoder of {method} doubles its side up to a power of two",
+            self.side_px
+        );
+        if let Some(normalisation) = self.backbone.own_normalisation() {
+            ensure!(
+                (self.mean, self.std) == normalisation,
+                "mean = {:?}, std = {:?}: {} computes Lab of colours as they are: set mean = [0, 0, 0], std = [1, 1, 1]",
+                self.mean,
+                self.std,
+                self.backbone.name()
+            );
+        }
+        let PairConfig { time_aug, hard_neg, face_swap, cutmix, .. } = self.pairs;
+        ensure!(
+            self.method.draws_pairs() || !(time_aug || hard_neg || face_swap || cutmix),
+            "pairs: {method} draws its frames by itself: --time-aug, --hard-neg, --face-swap and --cutmix are for pairs"
+        );
+        let share = self.pcl.crop_share;
+        ensure!(share > 0.0 && share <= 0.5, "pcl.crop_share = {share} is outside (0, 0.5]");
+        ensure!(self.pcl.mixing >= 0.0, "pcl.mixing = {} is below 0", self.pcl.mixing);
+        ensure!(
+            self.pcl.pose_negatives > 1,
+            "pcl.pose_negatives = {} is not above 1",
+            self.pcl.pose_negatives
+        );
+        ensure!(
+            self.pcl.weight_temperature > 0.0,
+            "pcl.weight_temperature = {} is not above 0",
+            self.pcl.weight_temperature
+        );
+        ensure!(self.pcl.input_noise >= 0.0, "pcl.input_noise = {} is below 0", self.pcl.input_noise);
+        let SequenceConfig { length, stride, scattered } = self.sequence;
+        ensure!(length >= 3, "sequence.length = {length}: a triplet needs 3 frames");
+        ensure!(stride > 0, "sequence.stride = {stride} is not above 0");
+        ensure!(scattered > 0, "sequence.scattered = {scattered} is not above 0");
+        let ClpConfig { temporal, cross_identity, temperature, dictionary_share, .. } = self.clp;
+        ensure!(
+            temporal || cross_identity,
+            "clp: with neither temporal nor cross_identity nothing is learnt"
+        );
+        ensure!(temperature > 0.0, "clp.temperature = {temperature} is not above 0");
+        ensure!(
+            dictionary_share > 0.0 && dictionary_share < 1.0,
+            "clp.dictionary_share = {dictionary_share} is outside (0, 1)"
+        );
+        ensure!(
+            self.method != Method::Clp || self.moco.queue > 1,
+            "moco.queue = {}: CLP splits its memory in two",
+            self.moco.queue
+        );
+        ensure!(self.fabnet.sources > 0, "fabnet.sources = {} is not above 0", self.fabnet.sources);
+        let Curriculum { width, shift, .. } = self.fabnet.curriculum;
+        ensure!(width > 0.0 && width <= 1.0, "fabnet.curriculum.width = {width} is outside (0, 1]");
+        ensure!(shift > 0.0, "fabnet.curriculum.shift = {shift} is not above 0");
+        let factor = self.plateau.factor;
+        ensure!(factor > 0.0 && factor <= 1.0, "plateau.factor = {factor} is outside (0, 1]");
+        let FaceCycleConfig { width, ref vgg19, .. } = self.facecycle;
+        ensure!(
+            (16..=256).contains(&width) && (width as u64).is_power_of_two(),
+            "facecycle.width = {width} is not a power of two from 16 to 256"
+        );
+        ensure!(
+            vgg19.as_os_str().is_empty() || width == 256,
+            "facecycle.width = {width}: VGG-19's weights are for 256"
+        );
+        Ok(())
+    }
+
+    /// The encoder and its input.
+    pub fn architecture(&self) -> Architecture {
+        self.backbone.at(self.side_px)
+    }
+
+    /// Which frames are learnt from together.
+    pub fn sampling(&self) -> Sampling {
+        method::sampling(self)
+    }
+
     /// Side that pictures are brought to before views are drawn: SSLFER's 128 for an input of 112.
     pub fn load_side_px(&self) -> u32 {
         (self.side_px * 128).div_ceil(112)
@@ -285,74 +410,6 @@ impl PretrainConfig {
         Ok(config::difference(&was, &ours).map(|(key, was, ours)| {
             format!("the run has {key} = {was}, not {ours}: resume it with the settings it had")
         }))
-    }
-}
-
-/// Settings that come with the program: SimCLR and rows a to f of SSLFER's table 1, and the other methods as their own
-/// papers train them. SSLFER's own MoCo v2 and BYOL were trained with SGD at its common rate (section 4.1), and it has
-/// no SimSiam.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Recipe {
-    /// SimCLR as SSLFER compares with it
-    #[value(name = "simclr")]
-    SimClr,
-    /// MoCo v2 with its paper's optimiser
-    Moco,
-    /// BYOL with its paper's optimiser
-    Byol,
-    /// SimSiam with its paper's optimiser and constant rate of the predictor
-    #[value(name = "simsiam")]
-    SimSiam,
-    /// Row a of SSLFER's table 1: TimeAug
-    SslferA,
-    /// Row b: TimeAug and HardNeg
-    SslferB,
-    /// Row c: TimeAug, HardNeg and CutMix
-    SslferC,
-    /// Row d: TimeAug, FaceSwap and MaskFN
-    SslferD,
-    /// Row e: TimeAug, HardNeg and FaceSwap
-    SslferE,
-    /// Row f: TimeAug, HardNeg, FaceSwap and MaskFN, the whole method
-    SslferF,
-}
-
-impl Recipe {
-    /// Every recipe.
-    pub const ALL: [Self; 10] = [
-        Self::SimClr,
-        Self::Moco,
-        Self::Byol,
-        Self::SimSiam,
-        Self::SslferA,
-        Self::SslferB,
-        Self::SslferC,
-        Self::SslferD,
-        Self::SslferE,
-        Self::SslferF,
-    ];
-
-    const fn text(self) -> &'static str {
-        match self {
-            Self::SimClr => include_str!("../../recipes/simclr.toml"),
-            Self::Moco => include_str!("../../recipes/moco.toml"),
-            Self::Byol => include_str!("../../recipes/byol.toml"),
-            Self::SimSiam => include_str!("../../recipes/simsiam.toml"),
-            Self::SslferA => include_str!("../../recipes/sslfer-a.toml"),
-            Self::SslferB => include_str!("../../recipes/sslfer-b.toml"),
-            Self::SslferC => include_str!("../../recipes/sslfer-c.toml"),
-            Self::SslferD => include_str!("../../recipes/sslfer-d.toml"),
-            Self::SslferE => include_str!("../../recipes/sslfer-e.toml"),
-            Self::SslferF => include_str!("../../recipes/sslfer-f.toml"),
-        }
-    }
-
-    /// Its settings.
-    ///
-    /// # Errors
-    /// Where it is no TOML, which a test holds against.
-    pub fn table(self) -> anyhow::Result<toml::Table> {
-        Ok(self.text().parse()?)
     }
 }
 
@@ -389,8 +446,9 @@ pub struct PretrainArgs {
 /// recipe.
 #[derive(Clone, Debug, Args, Serialize)]
 pub struct SettingArgs {
-    /// Settings that come with the program
-    #[arg(long)]
+    /// Settings that come with the program: a row of a paper's table, or its small twin for two cores, as in
+    /// sslfer/table1-f and sslfer/small/table1-f; `trainer recipes` lists them
+    #[arg(long, value_name = "NAME")]
     #[serde(skip)]
     pub recipe: Option<Recipe>,
 
@@ -560,25 +618,60 @@ mod tests {
     }
 
     #[test]
-    fn recipes_are_the_rows_of_the_table() {
-        let switches = |recipe: &str| {
-            let c = config(&["--recipe", recipe]).unwrap();
-            assert_eq!(c.projection.temperature, 0.07, "{recipe}");
+    fn recipes_are_the_rows_of_the_tables() {
+        let of = |recipe: &str| config(&["--recipe", recipe]).unwrap();
+        let switches = |row: &str| {
+            let c = of(&format!("sslfer/{row}"));
+            assert_eq!((c.projection.temperature, c.backbone, c.side_px), (0.07, Backbone::Resnet50, 112));
             let p = c.pairs;
             (p.time_aug, p.hard_neg, p.face_swap, p.cutmix, c.mask_fn.count)
         };
         assert_eq!(switches("simclr"), (false, false, false, false, 0));
-        assert_eq!(switches("sslfer-a"), (true, false, false, false, 0));
-        assert_eq!(switches("sslfer-b"), (true, true, false, false, 0));
-        assert_eq!(switches("sslfer-c"), (true, true, false, true, 0));
-        assert_eq!(switches("sslfer-d"), (true, false, true, false, 1));
-        assert_eq!(switches("sslfer-e"), (true, true, true, false, 0));
-        assert_eq!(switches("sslfer-f"), (true, true, true, false, 1));
-        for recipe in Recipe::ALL {
-            let table = recipe.table().unwrap();
-            let parsed: PretrainConfig = config::parse(table, "recipe").unwrap();
-            parsed.check().unwrap_or_else(|e| panic!("{recipe:?}: {e}"));
+        assert_eq!(switches("table1-a"), (true, false, false, false, 0));
+        assert_eq!(switches("table1-b"), (true, true, false, false, 0));
+        assert_eq!(switches("table1-c"), (true, true, false, true, 0));
+        assert_eq!(switches("table1-d"), (true, false, true, false, 1));
+        assert_eq!(switches("table1-e"), (true, true, true, false, 0));
+        assert_eq!(switches("table1-f"), (true, true, true, false, 1));
+        assert_eq!(switches("table4-2"), (true, true, true, false, 2));
+        let pcl = |row: &str| {
+            let c = of(&format!("pcl/table5-{row}"));
+            assert_eq!((c.side_px, c.batch, c.epochs, c.lr), (64, 256, 1000, 1e-4));
+            let PclConfig { disentangle, orthogonal, pose_contrast, dynamic_weights, .. } = c.pcl;
+            [disentangle, orthogonal, pose_contrast, dynamic_weights].iter().filter(|on| **on).count()
+        };
+        assert_eq!(["1", "2", "3", "4", "5"].map(pcl), [0, 1, 2, 3, 4]);
+        assert_eq!(of("pcl/pcl").pcl, PclConfig::default());
+        let clp = of("clp/table4-4");
+        assert_eq!((clp.clp, clp.sequence, clp.batch), (ClpConfig::default(), SequenceConfig::default(), 64));
+        assert_eq!((clp.backbone, clp.moco.queue), (Backbone::Resnet34, 65_536));
+        assert_eq!(of("clp/table4-9").clp.dictionary_share * 65_536.0, 8_192.0);
+        let fabnet = of("fabnet/fabnet");
+        assert_eq!((fabnet.batch, fabnet.lr, fabnet.side_px, fabnet.optimizer), (32, 1e-3, 256, Rule::Sgd));
+    }
+
+    #[test]
+    fn every_recipe_and_its_small_twin_is_sound_and_a_methods_paper_is_its_default() {
+        for recipe in Recipe::all() {
+            config(&["--recipe", &recipe.to_string()]).unwrap_or_else(|e| panic!("{recipe}: {e:#}"));
         }
+        for (method, recipe) in [("pcl", "pcl/pcl"), ("clp", "clp/clp"), ("facecycle", "facecycle/facecycle")]
+        {
+            let by_name = config(&["--method", method]).unwrap();
+            assert_eq!(by_name, config(&["--recipe", recipe]).unwrap());
+        }
+        let edge = config(&["--method", "clp", "--backbone", "edge", "--side-px", "64"]).unwrap();
+        assert_eq!((edge.backbone, edge.lr), (Backbone::Edge, 1e-3));
+    }
+
+    #[test]
+    fn what_a_method_cannot_be_built_of_is_named() {
+        let fail = |flags: &[&str]| config(flags).unwrap_err().to_string();
+        assert!(fail(&["--method", "pcl", "--backbone", "edge"]).contains("backbone of its own"));
+        assert!(fail(&["--method", "pcl", "--side-px", "96"]).contains("side_px = 96"));
+        assert!(fail(&["--method", "fabnet", "--side-px", "96"]).contains("side_px = 96"));
+        assert!(fail(&["--method", "clp", "--time-aug"]).contains("clp draws its frames by itself"));
+        assert!(fail(&["--backbone", "splitbrain"]).contains("computes Lab"));
     }
 
     #[test]
@@ -595,7 +688,7 @@ mod tests {
 
     #[test]
     fn a_run_of_an_earlier_build_goes_on_and_what_contradicts_it_is_named() {
-        let config = config(&["--recipe", "simsiam", "--seed", "3"]).unwrap();
+        let config = config(&["--recipe", "baseline/simsiam", "--seed", "3"]).unwrap();
         let mut was = config::table_of(&config).unwrap();
         assert_eq!(config.conflict(was.clone()).unwrap(), None);
         // An earlier build knew no constant rate and no pairs; it did what their defaults do.
@@ -612,7 +705,8 @@ mod tests {
     #[test]
     fn a_resumed_run_has_its_own_settings_without_repeating_them() {
         let dir = tempfile::tempdir().unwrap();
-        let begun = config(&["--recipe", "sslfer-b", "--lr", "0.01", "--time-law", "uniform"]).unwrap();
+        let begun =
+            config(&["--recipe", "sslfer/table1-b", "--lr", "0.01", "--time-law", "uniform"]).unwrap();
         std::fs::write(dir.path().join(FILE_NAME), toml::to_string(&begun).unwrap()).unwrap();
         let resumed = |flags: &[&str]| {
             let given = ["trainer"].iter().chain(flags);
@@ -632,6 +726,6 @@ mod tests {
         assert!(fail(&["--accumulate", "3"]).contains("accumulate = 3"));
         assert!(fail(&["--ema", "1"]).contains("ema = 1"));
         assert!(fail(&["--mask-fn-weights", "w.safetensors"]).contains("without --mask-fn"));
-        assert!(fail(&["--recipe", "byol", "--epochs", "10"]).contains("warmup_epochs = 10"));
+        assert!(fail(&["--recipe", "baseline/byol", "--epochs", "10"]).contains("warmup_epochs = 10"));
     }
 }

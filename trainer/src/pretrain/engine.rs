@@ -6,15 +6,13 @@ use anyhow::{Context, bail};
 use tch::{Device, Kind, Tensor, nn, no_grad};
 
 use super::config::PretrainConfig;
-use crate::augment::augment;
 use crate::checkpoint::{self, Checkpoint, StoreMark, average_tensors, model_tensors};
 use crate::config;
-use crate::data::{PairBatch, mix, normalise};
+use crate::data::{TupleBatch, mix};
 use crate::distributed::Group;
 use crate::eval::InputSpec;
-use crate::method::{self, Objective, Views};
+use crate::method::{self, Done, Loss, Objective, ViewSettings, Views};
 use crate::nets::Encoder;
-use crate::ntxent::Contrast;
 use crate::optim::{Optimizer, Schedule, named_parameters};
 
 /// A run's networks and their training state.
@@ -25,6 +23,7 @@ pub struct Engine {
     objective: Box<dyn Objective>,
     optimizer: Optimizer,
     schedule: Schedule,
+    steps_an_epoch: i64,
     /// Moving averages of the encoder's variables, by name.
     average: Vec<(String, Tensor)>,
     group: Group,
@@ -33,19 +32,21 @@ pub struct Engine {
 /// What a step measured, still on the device: reading it waits for the step to end.
 #[derive(Debug)]
 pub struct Outcome {
-    /// `[3]`: loss, top-1 accuracy, and how many processes want to stop.
+    /// How many processes want to stop, the loss, top-1 accuracy where there is one (else NaN), then the parts.
     values: Tensor,
     /// The learning rate.
     pub lr: f64,
 }
 
 /// What a step measured.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Measured {
-    /// The loss.
+    /// The loss, summed over a step's passes.
     pub loss: f64,
-    /// Share of anchors whose positive is nearer than every negative.
-    pub top1: f64,
+    /// Share of anchors whose positive is nearer than every negative, where there are any.
+    pub top1: Option<f64>,
+    /// What [`Engine::part_names`] names.
+    pub parts: Vec<f64>,
     /// Whether some process was asked to stop.
     pub stop: bool,
 }
@@ -57,11 +58,26 @@ impl Outcome {
     /// Those of the device.
     pub fn read(&self) -> anyhow::Result<Measured> {
         let values = Vec::<f32>::try_from(self.values.to_device(Device::Cpu))?;
-        Ok(Measured { loss: values[0].into(), top1: values[1].into(), stop: values[2] > 0.0 })
+        let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+        Ok(Measured {
+            stop: values[STOP] > 0.0,
+            loss: values[LOSS],
+            top1: Some(values[TOP1]).filter(|top1| !top1.is_nan()),
+            parts: values[PARTS..].to_vec(),
+        })
     }
 }
 
 const ENCODER: &str = "encoder.";
+
+/// Keeps what a method draws by itself apart from the draws of views.
+const OWN_DRAWS: u64 = 0x4F57_4E44;
+
+/// Places in [`Outcome::values`].
+const STOP: usize = 0;
+const LOSS: usize = 1;
+const TOP1: usize = 2;
+const PARTS: usize = 3;
 
 impl Engine {
     /// Fresh networks for a run with so many steps an epoch.
@@ -77,7 +93,8 @@ impl Engine {
         tch::manual_seed(config.seed as i64);
         let vs = nn::VarStore::new(device);
         let objective = method::build(config, &vs)?;
-        let optimizer = Optimizer::new(config.optimizer, named_parameters(&vs), config.weight_decay);
+        let optimizer = Optimizer::new(config.optimizer, named_parameters(&vs), config.weight_decay)
+            .with_beta1(config.beta1);
         let schedule = Schedule {
             lr: config.lr,
             warmup_steps: steps_an_epoch * config.warmup_epochs,
@@ -85,7 +102,16 @@ impl Engine {
             total_steps: steps_an_epoch * config.epochs,
         };
         let average = if config.ema > 0.0 { copies(&vs) } else { Vec::new() };
-        Ok(Self { config: config.clone(), vs, objective, optimizer, schedule, average, group })
+        Ok(Self {
+            config: config.clone(),
+            vs,
+            objective,
+            optimizer,
+            schedule,
+            steps_an_epoch,
+            average,
+            group,
+        })
     }
 
     /// Steps of the whole run.
@@ -127,7 +153,7 @@ impl Engine {
             return None;
         }
         let vs = nn::VarStore::new(self.device());
-        let encoder = self.config.backbone.build(&(vs.root() / "encoder"));
+        let encoder = self.config.architecture().build(&(vs.root() / "encoder"));
         let variables = vs.variables();
         no_grad(|| {
             for (name, average) in &self.average {
@@ -144,7 +170,7 @@ impl Engine {
     ///
     /// # Errors
     /// Another process that died.
-    pub fn step(&mut self, batch: &PairBatch, step: i64, stop: bool) -> anyhow::Result<Outcome> {
+    pub fn step(&mut self, batch: &TupleBatch, step: i64, stop: bool) -> anyhow::Result<Outcome> {
         let pictures = batch.to_unit(self.device());
         self.learn(step, stop, |engine, part| engine.views(batch, &pictures, step, part))
     }
@@ -156,32 +182,81 @@ impl Engine {
         stop: bool,
         views: impl Fn(&Self, usize) -> Views,
     ) -> anyhow::Result<Outcome> {
-        self.optimizer.zero_grad();
-        let parts = self.config.accumulate as f64;
+        let parts = self.config.accumulate;
+        let views: Vec<Views> = (0..parts).map(|part| views(self, part)).collect();
         let world = self.group.world() as f64;
-        let mut sums = [0.0, 0.0, f64::from(u8::from(stop)) * world * parts].map(Tensor::from);
-        for part in 0..self.config.accumulate {
-            let Contrast { loss, top1 } = self.objective.contrast(&views(self, part), &self.group)?;
-            let shares = if self.objective.joins_batches() { parts } else { parts * world };
-            self.group.backward(&(&loss / shares))?;
-            sums[0] = &sums[0] + loss.detach();
-            sums[1] = &sums[1] + top1;
+        let stop = Tensor::from(f64::from(u8::from(stop)) * world);
+        let (mut loss, mut top1, mut told) = (Tensor::from(0.0), Tensor::from(f64::NAN), Vec::new());
+        let passes = self.objective.passes();
+        let lr = self.schedule.lr_at(step) * self.objective.lr_factor();
+        for pass in 0..passes {
+            let part_loss = self.pass(pass, &views)?;
+            loss += &part_loss.total;
+            top1 = part_loss.top1.unwrap_or(top1);
+            told.extend(part_loss.parts);
+            let mut exchanged = self.optimizer.gradients();
+            if pass + 1 == passes {
+                let scalars: Vec<Tensor> = [&stop, &loss, &top1]
+                    .into_iter()
+                    .chain(&told)
+                    .map(|scalar| scalar.detach().to_kind(Kind::Float).to_device(self.device()))
+                    .collect();
+                exchanged.push(Tensor::stack(&scalars, 0) / world);
+            }
+            self.group.all_reduce_sum(&mut exchanged)?;
+            let undecayed = self.schedule.undecayed_lr_at(step);
+            let constant = self.config.constant_rate();
+            let objective = &self.objective;
+            self.optimizer.step_each(|name| {
+                objective.moves(pass, name).then(|| match constant {
+                    Some(part) if name.starts_with(part) => undecayed,
+                    _ => lr,
+                })
+            });
+            if pass + 1 == passes {
+                let values = exchanged.pop().context("a step measured nothing")?;
+                self.after_step(step, &values.narrow(0, PARTS as i64, values.size()[0] - PARTS as i64));
+                return Ok(Outcome { values, lr });
+            }
         }
-        let sums = sums.map(|sum| sum.to_kind(Kind::Float).to_device(self.device()));
-        let values = Tensor::stack(&sums, 0) / (parts * world);
-        let mut exchanged = self.optimizer.gradients();
-        exchanged.push(values.shallow_clone());
-        self.group.all_reduce_sum(&mut exchanged)?;
-        let lr = self.schedule.lr_at(step);
-        let undecayed = self.schedule.undecayed_lr_at(step);
-        let constant = self.config.constant_rate();
-        self.optimizer.step_each(|name| match constant {
-            Some(part) if name.starts_with(part) => undecayed,
-            _ => lr,
-        });
-        self.objective.after_step((step + 1) as f64 / self.total_steps() as f64);
+        bail!("{} has no pass", self.config.method.name())
+    }
+
+    /// Gradients of a pass over all parts of a batch, and the mean of what it tells.
+    fn pass(&mut self, pass: usize, views: &[Views]) -> anyhow::Result<Loss> {
+        self.optimizer.zero_grad();
+        let parts = views.len() as f64;
+        let joined = self.objective.joins_batches(pass);
+        let shares = if joined { parts } else { parts * self.group.world() as f64 };
+        let mut sum: Option<Loss> = None;
+        for views in views {
+            let Loss { total, top1, parts: told } = self.objective.loss(pass, views, &self.group)?;
+            self.group.backward(&(&total / shares))?;
+            let part = |x: &Tensor| x.detach() / parts;
+            let (total, top1) = (part(&total), top1.as_ref().map(part));
+            let told: Vec<Tensor> = told.iter().map(part).collect();
+            sum = Some(match sum {
+                None => Loss { total, top1, parts: told },
+                Some(sum) => Loss {
+                    total: sum.total + total,
+                    top1: sum.top1.zip(top1).map(|(a, b)| a + b),
+                    parts: sum.parts.iter().zip(told).map(|(a, b)| a + b).collect(),
+                },
+            });
+        }
+        sum.context("a batch has no parts")
+    }
+
+    fn after_step(&mut self, step: i64, parts: &Tensor) {
+        let progress = (step + 1) as f64 / self.total_steps() as f64;
+        let epoch_done = (step + 1) % self.steps_an_epoch == 0;
+        self.objective.after_step(&Done { progress, epoch_done, parts });
         self.follow();
-        Ok(Outcome { values, lr })
+    }
+
+    /// Names of what a step tells beside its loss and top-1.
+    pub fn part_names(&self) -> Vec<&'static str> {
+        method::part_names(self.objective.as_ref())
     }
 
     /// Makes every process's state that of the first.
@@ -197,32 +272,33 @@ impl Engine {
         Ok(self.group.broadcast(&mut tensors, 0)?)
     }
 
-    /// Augmented views of one part of a batch, whose `pictures` are on the device: every so-many-th pair, so that hard
-    /// negatives stay together.
-    pub(crate) fn views(&self, batch: &PairBatch, pictures: &Tensor, step: i64, part: usize) -> Views {
-        let (parts, pairs) = (self.config.accumulate, batch.pairs.len());
+    /// The views that the method wants of one part of a batch, whose `pictures` are on the device: every so-many-th tuple,
+    /// so that hard negatives stay together.
+    pub(crate) fn views(&self, batch: &TupleBatch, pictures: &Tensor, step: i64, part: usize) -> Views {
+        let (parts, tuples) = (self.config.accumulate, batch.tuples.len());
         let mut quadruples = batch.quadruples(self.device());
         let mut pictures = pictures.shallow_clone();
         let mut landmarks = batch.landmarks.clone();
         if parts > 1 {
-            let firsts = (part..pairs).step_by(parts);
-            let rows: Vec<i64> = firsts.clone().chain(firsts.map(|i| pairs + i)).map(|i| i as i64).collect();
+            let of_part = (part..tuples).step_by(parts);
+            let rows: Vec<i64> = (0..batch.frames())
+                .flat_map(|frame| of_part.clone().map(move |i| (frame * tuples + i) as i64))
+                .collect();
             landmarks = rows.iter().map(|&i| batch.landmarks[i as usize]).collect();
             let rows = Tensor::from_slice(&rows).to_device(self.device());
             pictures = pictures.index_select(0, &rows);
-            quadruples = quadruples.index_select(0, &rows.narrow(0, 0, (pairs / parts) as i64));
+            quadruples = quadruples.index_select(0, &rows.narrow(0, 0, (tuples / parts) as i64));
         }
         let seed = mix(self.config.seed, step as u64);
-        let numbers = batch.pairs.iter().skip(part).step_by(parts).map(|pair| pair.number as u64);
-        let seeds: Vec<u64> = (0..2)
-            .flat_map(|which| numbers.clone().map(move |number| mix(mix(seed, number), which)))
-            .collect();
-        let side = i64::from(self.config.side_px);
-        let views = augment(&pictures, &landmarks, &self.config.augment, side, &seeds);
-        let views = normalise(&views, self.config.mean, self.config.std);
-        let half = views.size()[0] / 2;
-        let (first, second) = (views.narrow(0, 0, half), views.narrow(0, half, half));
-        Views { first, second, quadruples, pictures, landmarks }
+        let numbers = batch.tuples.iter().skip(part).step_by(parts).map(|tuple| tuple.number as u64);
+        let seeds: Vec<u64> = numbers.map(|number| mix(seed, number)).collect();
+        let settings = ViewSettings {
+            augment: &self.config.augment,
+            side_px: self.config.side_px,
+            normalisation: (self.config.mean, self.config.std),
+        };
+        let views = settings.draw(&self.objective.plan(), &pictures, &landmarks, &seeds);
+        Views { views, quadruples, pictures, landmarks, seed: mix(seed ^ OWN_DRAWS, part as u64), seeds }
     }
 
     /// Moves the averages of the encoder's variables; statistics of batch normalisation are averaged with the weights.
@@ -286,7 +362,10 @@ impl Engine {
             );
         }
         saved.restore(&self.vs)?;
-        self.optimizer.restore(saved.meta.step, |name| saved.tensor(name))?;
+        self.objective.restored();
+        let (objective, step) = (&self.objective, saved.meta.step);
+        let moved = |name: &str| (0..objective.passes()).filter(|pass| objective.moves(*pass, name)).count();
+        self.optimizer.restore(|name| step * moved(name) as i64, |name| saved.tensor(name))?;
         for (name, average) in &mut self.average {
             let was = saved.average(name)?;
             no_grad(|| average.copy_(&was));
@@ -359,7 +438,14 @@ mod tests {
     fn views() -> Views {
         let view = || Tensor::randn([4, 3, 32, 32], (Kind::Float, Device::Cpu));
         let quadruples = Tensor::arange(4, (Kind::Int64, Device::Cpu));
-        Views { first: view(), second: view(), quadruples, pictures: view(), landmarks: Vec::new() }
+        Views {
+            views: vec![view(), view()],
+            quadruples,
+            pictures: view(),
+            landmarks: Vec::new(),
+            seed: 0,
+            seeds: vec![0; 4],
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a run tells of itself: `metrics.jsonl`, `online.jsonl`, TensorBoard events, and warnings.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::method::Method;
 use crate::tensorboard::EventWriter;
 
 /// One line of `metrics.jsonl`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Steps before this one.
     pub step: i64,
@@ -21,8 +22,12 @@ pub struct StepMetrics {
     pub epoch: i64,
     /// The loss.
     pub loss: f64,
-    /// Share of anchors whose positive is nearer than every negative.
-    pub top1: f64,
+    /// Share of anchors whose positive is nearer than every negative, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
+    /// Terms of the loss and what else the method tells, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, f64>,
     /// Learning rate.
     pub lr: f64,
     /// Memory that the process occupied, in MB; 0 where the system does not tell.
@@ -38,8 +43,9 @@ pub struct StepMetrics {
 pub struct OnlineScores {
     /// Steps that were done.
     pub step: i64,
-    /// Mean top-1 accuracy of the epoch that ended.
-    pub top1: f64,
+    /// Mean top-1 accuracy of the epoch that ended, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top1: Option<f64>,
     /// The accuracies.
     #[serde(flatten)]
     pub scores: Scores,
@@ -90,12 +96,13 @@ impl EpochMean {
         if line.epoch != self.epoch {
             *self = Self { epoch: line.epoch, ..Self::default() };
         }
-        self.top1 += line.top1;
+        self.top1 += line.top1.unwrap_or(f64::NAN);
         self.steps += 1;
     }
 
-    fn top1(&self) -> f64 {
-        self.top1 / self.steps.max(1) as f64
+    fn top1(&self) -> Option<f64> {
+        let mean = self.top1 / self.steps.max(1) as f64;
+        (!mean.is_nan()).then_some(mean)
     }
 }
 
@@ -137,14 +144,19 @@ impl RunLog {
         self.epoch.add(line);
         if line.step % EVENT_STEPS == 0 {
             let scalars = [
-                ("train/loss", line.loss),
+                ("train/loss", Some(line.loss)),
                 ("train/top1", line.top1),
-                ("train/lr", line.lr),
-                ("train/memory_mb", line.memory_mb),
-                ("data/pasted_share", line.pasted_share),
+                ("train/lr", Some(line.lr)),
+                ("train/memory_mb", Some(line.memory_mb)),
+                ("data/pasted_share", Some(line.pasted_share)),
             ];
             for (tag, value) in scalars {
-                self.events.scalar(tag, line.step, value)?;
+                if let Some(value) = value {
+                    self.events.scalar(tag, line.step, value)?;
+                }
+            }
+            for (name, value) in &line.parts {
+                self.events.scalar(&format!("method/{name}"), line.step, *value)?;
             }
         }
         Ok(())
@@ -174,8 +186,8 @@ impl RunLog {
         Ok(self.watch.probe(top1, scores.linear))
     }
 
-    /// Mean top-1 accuracy of the present epoch so far.
-    pub(super) fn epoch_top1(&self) -> f64 {
+    /// Mean top-1 accuracy of the present epoch so far, where there is one.
+    pub(super) fn epoch_top1(&self) -> Option<f64> {
         self.epoch.top1()
     }
 
@@ -239,7 +251,7 @@ const FALL: f64 = 0.02;
 const fn overfit_top1(method: Method) -> f64 {
     match method {
         Method::Sslfer => 0.87,
-        Method::SimClr | Method::Moco | Method::Byol | Method::SimSiam => 0.97,
+        _ => 0.97,
     }
 }
 
@@ -249,19 +261,22 @@ impl Watch {
     }
 
     /// What to tell after the online probe's linear accuracy became known.
-    fn probe(&mut self, top1: f64, accuracy: f64) -> Option<String> {
+    fn probe(&mut self, top1: Option<f64>, accuracy: f64) -> Option<String> {
         let best = self.best;
         self.best = best.max(accuracy);
         self.tell(self.probed && accuracy < best - FALL).then(|| {
+            let beside = top1.map_or_else(String::new, |top1| {
+                format!(" while top-1 is {top1:.3}: the encoder is learning who instead of what")
+            });
             format!(
-                "the online probe has fallen from {best:.3} to {accuracy:.3} while top-1 is {top1:.3}: the encoder is \
-                 learning who instead of what; earlier checkpoints may be better"
+                "the online probe has fallen from {best:.3} to {accuracy:.3}{beside}; earlier checkpoints may be better"
             )
         })
     }
 
     /// What to tell after an epoch of this mean top-1, with no probe to go by.
-    fn top1(&mut self, top1: f64) -> Option<String> {
+    fn top1(&mut self, top1: Option<f64>) -> Option<String> {
+        let top1 = top1?;
         self.tell(!self.probed && top1 > self.overfit_top1).then(|| {
             format!(
                 "top-1 is {top1:.3}: in SSLFER's table 3 expression accuracy falls from about {} on; --probe-data \
@@ -287,23 +302,23 @@ mod tests {
     #[test]
     fn a_fall_of_the_probe_is_told_once_whatever_top1_was() {
         let mut watch = Watch::new(Method::SimClr, true);
-        assert_eq!(watch.top1(0.98), None, "the probe decides");
-        assert_eq!(watch.probe(0.98, 0.4), None);
-        assert_eq!(watch.probe(0.98, 0.39), None);
-        let warning = watch.probe(0.8, 0.37).unwrap();
+        assert_eq!(watch.top1(Some(0.98)), None, "the probe decides");
+        assert_eq!(watch.probe(Some(0.98), 0.4), None);
+        assert_eq!(watch.probe(Some(0.98), 0.39), None);
+        let warning = watch.probe(Some(0.8), 0.37).unwrap();
         assert!(warning.contains("0.400 to 0.370") && warning.contains("0.800"), "{warning}");
-        assert_eq!(watch.probe(0.9, 0.3), None);
+        assert_eq!(watch.probe(Some(0.9), 0.3), None);
     }
 
     #[test]
     fn without_a_probe_table_3_decides_by_method() {
         let mut watch = Watch::new(Method::SimClr, false);
-        assert_eq!(watch.top1(0.96), None);
-        assert!(watch.top1(0.98).is_some_and(|w| w.contains("table 3") && w.contains("0.97")));
-        assert_eq!(watch.top1(0.99), None);
+        assert_eq!(watch.top1(Some(0.96)), None);
+        assert!(watch.top1(Some(0.98)).is_some_and(|w| w.contains("table 3") && w.contains("0.97")));
+        assert_eq!(watch.top1(Some(0.99)), None);
         let mut watch = Watch::new(Method::Sslfer, false);
-        assert_eq!(watch.top1(0.851), None);
-        assert!(watch.top1(0.90).is_some());
+        assert_eq!(watch.top1(Some(0.851)), None);
+        assert!(watch.top1(Some(0.90)).is_some());
     }
 
     const STEPS_AN_EPOCH: i64 = 2;
@@ -314,8 +329,16 @@ mod tests {
 
     fn epoch(log: &mut RunLog, epoch: i64, top1: f64) {
         for step in STEPS_AN_EPOCH * epoch..STEPS_AN_EPOCH * (epoch + 1) {
-            let line =
-                StepMetrics { step, epoch, loss: 1.0, top1, lr: 0.1, memory_mb: 0.0, pasted_share: 0.0 };
+            let line = StepMetrics {
+                step,
+                epoch,
+                loss: 1.0,
+                top1: Some(top1),
+                parts: BTreeMap::new(),
+                lr: 0.1,
+                memory_mb: 0.0,
+                pasted_share: 0.0,
+            };
             log.step(&line).unwrap();
         }
     }

@@ -4,6 +4,7 @@ mod config;
 mod engine;
 mod log;
 mod online;
+mod recipe;
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +14,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tch::{Cuda, Device};
 
-pub use config::{PretrainArgs, PretrainConfig, Recipe, SettingArgs, Switches};
+pub use config::{PretrainArgs, PretrainConfig, SettingArgs, Switches};
 pub use engine::{Engine, Measured, Outcome};
 pub use log::{OnlineScores, StepMetrics};
 pub use online::{OnlineProbe, Scores};
+pub use recipe::{Recipe, list as list_recipes};
 
 use crate::checkpoint::{FILE_NAME, StoreMark};
 use crate::data::{
-    CachePlan, Clips, PairBatch, PairConfig, Pictures, Reach, Steps, Timing, prefetch_pairs, training_device,
+    Anchors, CachePlan, Clips, PairConfig, PassOver, Pictures, Reach, Sampling, Steps, Timing, TupleBatch,
+    prefetch_tuples, training_device,
 };
 use crate::distributed::Group;
 use crate::store::{Store, StoreError};
@@ -83,7 +86,9 @@ pub fn pretrain(
 ) -> anyhow::Result<()> {
     config.check()?;
     let reach = clips.reach();
-    check_data(config, &clips, reach)?;
+    let sampling = config.sampling();
+    let anchors = Anchors::new(&clips, &sampling, config.pass_over, config.seed);
+    check_data(config, &clips, reach, &anchors)?;
     let Place { out, resume, group } = place;
     let world = group.world();
     ensure!(
@@ -98,7 +103,8 @@ pub fn pretrain(
         device => device,
     };
     let data: Vec<_> = clips.stores().iter().map(StoreMark::of).collect();
-    let mut engine = Engine::new(config, device, steps.an_epoch(clips.len()), group.clone())?;
+    let steps_an_epoch = steps.an_epoch(anchors.len());
+    let mut engine = Engine::new(config, device, steps_an_epoch, group.clone())?;
     let first = match (resume, group.rank()) {
         (true, _) => engine.restore(out, &data)?,
         (false, 0) => start_run(config, out)?,
@@ -111,13 +117,15 @@ pub fn pretrain(
     }
     let mut run = Run {
         log: if group.rank() == 0 {
-            Some(RunLog::open(out, first, steps.an_epoch(clips.len()), config.method, probe.is_some())?)
+            Some(RunLog::open(out, first, steps_an_epoch, config.method, probe.is_some())?)
         } else {
             None
         },
         out,
         data,
-        steps_an_epoch: steps.an_epoch(clips.len()),
+        steps_an_epoch,
+        part_names: engine.part_names(),
+        frames: sampling.frames(),
         first,
         started: Instant::now(),
         waited: Duration::ZERO,
@@ -133,7 +141,7 @@ pub fn pretrain(
     let pictures = Pictures::new(clips, config.load_side_px(), cache)?;
     std::thread::scope(|scope| {
         let range = first..engine.total_steps();
-        let batches = prefetch_pairs(scope, &pictures, config.pairs, steps, range, device)?;
+        let batches = prefetch_tuples(scope, &pictures, &anchors, sampling, steps, range, device)?;
         run.train(&mut engine, batches, stop)
     })?;
     // Nobody ends before the first process has written everything.
@@ -147,14 +155,25 @@ fn dirs(clips: &Clips) -> String {
 
 /// # Errors
 /// Where the pictures are too few, or cannot give what the switches ask for.
-fn check_data(config: &PretrainConfig, clips: &Clips, reach: Reach) -> anyhow::Result<()> {
+fn check_data(config: &PretrainConfig, clips: &Clips, reach: Reach, anchors: &Anchors) -> anyhow::Result<()> {
     let dirs = dirs(clips);
+    let what = match config.sampling() {
+        Sampling::Pairs(_) | Sampling::Stills => "training pictures".to_owned(),
+        Sampling::SameVideo(_) => "training frames with others in their video".to_owned(),
+        Sampling::Sequences(c) => {
+            format!("sequences of {} frames, each {} from the one before,", c.length, c.stride)
+        }
+    };
+    let unit = if config.pass_over == PassOver::Videos { "videos with " } else { "" };
     ensure!(
-        clips.len() >= config.batch,
-        "{dirs}: {} training pictures do not fill a batch of {}: lower --batch",
-        clips.len(),
+        anchors.len() >= config.batch,
+        "{dirs}: {} {unit}{what} do not fill a batch of {}: lower --batch",
+        anchors.len(),
         config.batch
     );
+    if !config.method.draws_pairs() {
+        return Ok(());
+    }
     let PairConfig { time_aug, hard_neg, face_swap, cutmix, timing, .. } = config.pairs;
     for (wanted, name) in [(face_swap, "--face-swap"), (config.mask_fn.count > 0, "--mask-fn")] {
         ensure!(
@@ -230,6 +249,9 @@ struct Run<'a> {
     out: &'a Path,
     data: Vec<StoreMark>,
     steps_an_epoch: i64,
+    part_names: Vec<&'static str>,
+    /// Pictures of a tuple.
+    frames: usize,
     first: i64,
     started: Instant,
     /// Time that was waited for the next batch. A GPU may still be busy with the step before: it is the most that it had nothing
@@ -241,7 +263,7 @@ struct Run<'a> {
 }
 
 /// A step whose outcome is still on the device, with the batch that it depends on.
-type Pending = (i64, Outcome, PairBatch);
+type Pending = (i64, Outcome, TupleBatch);
 
 /// Steps after which memory is noted, to be compared with at the end.
 const WARM_STEPS: i64 = 100;
@@ -250,7 +272,7 @@ impl Run<'_> {
     fn train(
         &mut self,
         engine: &mut Engine,
-        batches: impl IntoIterator<Item = Result<PairBatch, StoreError>>,
+        batches: impl IntoIterator<Item = Result<TupleBatch, StoreError>>,
         stop: &AtomicBool,
     ) -> anyhow::Result<()> {
         let total = engine.total_steps();
@@ -298,7 +320,7 @@ impl Run<'_> {
 
     /// Writes down what a step measured; tells whether the run is to stop.
     fn note(&mut self, engine: &Engine, (step, outcome, batch): Pending) -> anyhow::Result<bool> {
-        let Measured { loss, top1, stop } = outcome.read()?;
+        let Measured { loss, top1, parts, stop } = outcome.read()?;
         ensure!(loss.is_finite(), "the loss is {loss} at step {step}: lower --lr");
         let memory_mb = memory::resident_bytes().map_or(0.0, |bytes| bytes as f64 / 1e6);
         if step - self.first == WARM_STEPS {
@@ -306,11 +328,14 @@ impl Run<'_> {
         }
         let epoch = step / self.steps_an_epoch;
         if let Some(log) = &mut self.log {
-            let pasted_share = batch.pasted as f64 / batch.pairs.len() as f64;
-            log.step(&StepMetrics { step, epoch, loss, top1, lr: outcome.lr, memory_mb, pasted_share })?;
+            let pasted_share = batch.pasted as f64 / batch.tuples.len() as f64;
+            let parts = self.part_names.iter().map(|name| (*name).to_owned()).zip(parts).collect();
+            let lr = outcome.lr;
+            log.step(&StepMetrics { step, epoch, loss, top1, parts, lr, memory_mb, pasted_share })?;
         }
         let rate = self.images_per_sec(engine, step + 1);
-        self.bar.set_message(format!("loss {loss:.3} top-1 {:.1} % {rate:.0} images/s", 100.0 * top1));
+        let top1 = top1.map_or_else(String::new, |top1| format!(" top-1 {:.1} %", 100.0 * top1));
+        self.bar.set_message(format!("loss {loss:.3}{top1} {rate:.0} images/s"));
         self.bar.inc(1);
         Ok(stop)
     }
@@ -335,7 +360,7 @@ impl Run<'_> {
             return Ok(());
         }
         let top1 = log.epoch_top1();
-        if due && top1 >= config.keep_from_top1 {
+        if due && top1.is_some_and(|top1| top1 >= config.keep_from_top1) {
             let kept = self.out.join(format!("{KEPT_PREFIX}{epochs:04}.safetensors"));
             engine.save(&kept, step, &self.data)?;
         }
@@ -346,8 +371,10 @@ impl Run<'_> {
         {
             let scores = probe.judge(engine)?;
             self.bar.println(format!(
-                "epoch {epochs:>4}  top-1 {top1:.3}  online kNN {:.4}  online linear probe {:.4}",
-                scores.knn, scores.linear
+                "epoch {epochs:>4}{}  online kNN {:.4}  online linear probe {:.4}",
+                top1.map_or_else(String::new, |top1| format!("  top-1 {top1:.3}")),
+                scores.knn,
+                scores.linear
             ));
             warning = warning.or(log.online(step, &scores)?);
         }
@@ -358,7 +385,7 @@ impl Run<'_> {
     }
 
     fn images_per_sec(&self, engine: &Engine, step: i64) -> f64 {
-        let images = 2 * (step - self.first) as usize * engine.config().batch;
+        let images = self.frames * (step - self.first) as usize * engine.config().batch;
         images as f64 / self.started.elapsed().as_secs_f64()
     }
 
@@ -420,7 +447,10 @@ mod tests {
             ("--mask-fn", with(off, 1)),
         ];
         let refused = |clips: &Clips| -> Vec<&str> {
-            let check = |config: &PretrainConfig| check_data(config, clips, clips.reach());
+            let check = |config: &PretrainConfig| {
+                let anchors = Anchors::new(clips, &config.sampling(), config.pass_over, 0);
+                check_data(config, clips, clips.reach(), &anchors)
+            };
             check(&with(off, 0)).unwrap();
             let failed = switches.iter().filter_map(|(name, config)| Some((*name, check(config).err()?)));
             failed.map(|(name, error)| error.to_string().contains(name).then_some(name).unwrap()).collect()

@@ -57,7 +57,7 @@ impl OnlineProbe {
     pub fn judge(&self, engine: &Engine) -> anyhow::Result<Scores> {
         let averaged = engine.averaged();
         let encoder = averaged.as_ref().map_or_else(|| engine.encoder(), |(_, encoder)| encoder);
-        let dim = encoder.backbone().embedding_size() as usize;
+        let dim = encoder.embedding_size() as usize;
         let features = |(indices, labels): &(Vec<usize>, Vec<usize>)| {
             let values = embed(encoder, engine.device(), engine.input(), &self.store, indices)?;
             anyhow::Ok(Features { classes: self.classes.clone(), labels: labels.clone(), dim, values })

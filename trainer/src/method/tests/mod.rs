@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clp;
+mod pcl;
+mod reconstruction;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tch::{Device, Kind, Tensor, nn, no_grad};
@@ -25,11 +29,12 @@ fn random(shape: &[i64], seed: u64) -> Tensor {
 
 fn views(seed: u64) -> Views {
     Views {
-        first: random(&[PAIRS, 3, 16, 16], seed),
-        second: random(&[PAIRS, 3, 16, 16], seed + 100),
+        views: (0..2).map(|i| random(&[PAIRS, 3, 16, 16], seed + 100 * i)).collect(),
         quadruples: Tensor::from_slice(&[0i64, 1, 2, 0, 1, 2]),
         pictures: random(&[2 * PAIRS, 3, 74, 74], seed + 200).to_kind(Kind::Float).sigmoid(),
         landmarks: (0..2 * PAIRS).map(|i| (i != 4).then(|| face(i))).collect(),
+        seed,
+        seeds: (0..PAIRS as u64).map(|i| seed + i).collect(),
     }
 }
 
@@ -91,6 +96,26 @@ fn compare_slopes(vs: &nn::VarStore, loss: impl Fn() -> Tensor) {
     }
 }
 
+/// The device's encoder for views of 16 px.
+fn edge(vs: &nn::VarStore) -> Build<'_> {
+    of(vs, Backbone::Edge, 16)
+}
+
+fn of(vs: &nn::VarStore, backbone: Backbone, side_px: u32) -> Build<'_> {
+    Build {
+        vs,
+        architecture: backbone.at(side_px),
+        precision: Precision::F32,
+        normalisation: ([0.0; 3], [1.0; 3]),
+    }
+}
+
+/// The end of a step of which nothing is known but how far the run is.
+fn after(method: &mut impl Objective, progress: f64) {
+    let parts = Tensor::zeros([0], (Kind::Float, Device::Cpu));
+    method.after_step(&Done { progress, epoch_done: false, parts: &parts });
+}
+
 fn store() -> nn::VarStore {
     nn::VarStore::new(Device::Cpu)
 }
@@ -100,35 +125,33 @@ fn simclr_and_sslfer_have_the_gradient_of_their_loss() {
     for count in [0, 2] {
         let mut vs = store();
         let mask_fn = MaskFn { count, ..MaskFn::default() };
-        let mut method =
-            Sslfer::new(&vs.root(), Backbone::Edge, PROJECTION, mask_fn, Precision::F32).unwrap();
+        let mut method = Sslfer::new(edge(&vs), PROJECTION, mask_fn).unwrap();
         vs.double();
         let views = views(1);
         let cell = std::cell::RefCell::new(&mut method);
-        compare_slopes(&vs, || cell.borrow_mut().contrast(&views, &ALONE).unwrap().loss);
+        compare_slopes(&vs, || cell.borrow_mut().loss(0, &views, &ALONE).unwrap().total);
     }
     let mut vs = store();
-    let method = SimClr::new(&vs.root(), Backbone::Edge, PROJECTION, Precision::F32);
+    let method = SimClr::new(edge(&vs), PROJECTION);
     vs.double();
     let views = views(1);
     let cell = std::cell::RefCell::new(method);
-    compare_slopes(&vs, || cell.borrow_mut().contrast(&views, &ALONE).unwrap().loss);
+    compare_slopes(&vs, || cell.borrow_mut().loss(0, &views, &ALONE).unwrap().total);
 }
 
 #[test]
 fn sslfer_without_cancellation_is_simclr() {
     let mut plain = store();
-    let mut simclr = SimClr::new(&plain.root(), Backbone::Edge, PROJECTION, Precision::F32);
+    let mut simclr = SimClr::new(edge(&plain), PROJECTION);
     plain.double();
-    let expected = simclr.contrast(&views(1), &ALONE).unwrap().loss.double_value(&[]);
+    let expected = simclr.loss(0, &views(1), &ALONE).unwrap().total.double_value(&[]);
     let sslfer = |count| {
         let mut vs = store();
         let mask_fn = MaskFn { count, ..MaskFn::default() };
-        let mut method =
-            Sslfer::new(&vs.root(), Backbone::Edge, PROJECTION, mask_fn, Precision::F32).unwrap();
+        let mut method = Sslfer::new(edge(&vs), PROJECTION, mask_fn).unwrap();
         vs.double();
         vs.copy(&plain).unwrap();
-        method.contrast(&views(1), &ALONE).unwrap().loss.double_value(&[])
+        method.loss(0, &views(1), &ALONE).unwrap().total.double_value(&[])
     };
     assert!((expected - sslfer(0)).abs() < 1e-9);
     assert!((expected - sslfer(1)).abs() > 1e-3, "a false negative changes the loss");
@@ -165,7 +188,7 @@ const MOCO: MocoConfig = MocoConfig { queue: 10, momentum: 0.9 };
 
 fn moco() -> (nn::VarStore, Moco) {
     let mut vs = store();
-    let method = Moco::new(&vs, Backbone::Edge, PROJECTION, MOCO, Precision::F32);
+    let method = Moco::new(edge(&vs), PROJECTION, MOCO);
     vs.double();
     (vs, method)
 }
@@ -181,7 +204,7 @@ fn moco_has_the_gradient_of_its_loss_and_none_through_the_keys() {
     // The keys are the momentum encoder's alone: it is another one, and then has what the queries' encoder had.
     let same = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-12;
     let as_queries = |views: &Views| {
-        let swapped = Views { first: views.second.shallow_clone(), ..views.shallow_clone() };
+        let swapped = Views { views: vec![views.second().shallow_clone()], ..views.shallow_clone() };
         no_grad(|| method.queries(&swapped, &ALONE))
     };
     assert!(same(&method.keys(&views, &ALONE), &as_queries(&views)), "both begin alike");
@@ -225,7 +248,7 @@ fn mocos_queue_replaces_the_oldest_and_its_keys_follow_slowly() {
     let mut keys = Vec::new();
     for (turn, views) in views.iter().enumerate() {
         let before = variable(&vs, "queue").copy();
-        let _ = method.contrast(views, &ALONE).unwrap();
+        let _ = method.loss(0, views, &ALONE).unwrap();
         keys.push(method.keys(views, &ALONE));
         assert!(same(&variable(&vs, "queue"), &before), "keys join after the step");
         let weight = variable(&vs, "encoder.stem.conv.weight");
@@ -235,7 +258,7 @@ fn mocos_queue_replaces_the_oldest_and_its_keys_follow_slowly() {
             weight += 1.0;
         });
         let expected = &key * 0.9 + &weight * 0.1;
-        method.after_step(0.0);
+        after(&mut method, 0.0);
         let now = variable(&vs, "key.encoder.stem.conv.weight");
         assert!((now - expected).abs().max().double_value(&[]) < 1e-12, "turn {turn}");
     }
@@ -255,7 +278,7 @@ fn mocos_queue_replaces_the_oldest_and_its_keys_follow_slowly() {
 fn byol_has_the_gradient_of_its_loss_and_its_target_follows_the_schedule() {
     let config = ByolConfig { hidden: 24, out: 8, momentum: 0.9 };
     let mut vs = store();
-    let mut method = Byol::new(&vs, Backbone::Edge, config, Precision::F32);
+    let mut method = Byol::new(edge(&vs), config);
     vs.double();
     let views = views(3);
     let targets = method.targets(&views, &ALONE);
@@ -273,7 +296,7 @@ fn byol_has_the_gradient_of_its_loss_and_its_target_follows_the_schedule() {
         weight += 1.0;
     });
     let expected = variable(&vs, target) * 0.95 + variable(&vs, online) * 0.05;
-    method.after_step(0.5);
+    after(&mut method, 0.5);
     assert!((variable(&vs, target) - expected).abs().max().double_value(&[]) < 1e-12);
 }
 
@@ -281,7 +304,7 @@ fn byol_has_the_gradient_of_its_loss_and_its_target_follows_the_schedule() {
 fn simsiam_has_the_gradient_of_its_loss_with_the_targets_held() {
     let config = SimSiamConfig { out: 12, bottleneck: 6, ..SimSiamConfig::default() };
     let mut vs = store();
-    let mut method = SimSiam::new(&vs.root(), Backbone::Edge, config, Precision::F32);
+    let mut method = SimSiam::new(edge(&vs), config);
     vs.double();
     let views = views(4);
     let targets = no_grad(|| method.project(&views, &ALONE));
@@ -290,7 +313,7 @@ fn simsiam_has_the_gradient_of_its_loss_with_the_targets_held() {
     });
     let held: Vec<Tensor> = named_parameters(&vs).iter().map(|(_, p)| p.grad().copy()).collect();
     named_parameters(&vs).iter_mut().for_each(|(_, p)| p.zero_grad());
-    method.contrast(&views, &ALONE).unwrap().loss.backward();
+    method.loss(0, &views, &ALONE).unwrap().total.backward();
     for ((name, p), held) in named_parameters(&vs).iter().zip(held) {
         let difference = (p.grad() - held).abs().max().double_value(&[]);
         assert!(difference < 1e-9, "{name}: a step's own targets are held as well: {difference}");
@@ -317,7 +340,7 @@ type Head<'a> = (&'a str, i64, &'a [(i64, After)]);
 /// Rows of length 1 that networks under these names give of a view: the encoder, then heads of these layers.
 fn rows_through(vs: &nn::VarStore, view: &Tensor, encoder: &str, heads: &[Head<'_>]) -> Vec<Vec<f64>> {
     no_grad(|| {
-        let (_held, network) = rebuilt(vs, encoder, |path| Backbone::Edge.build(path));
+        let (_held, network) = rebuilt(vs, encoder, |path| Backbone::Edge.at(16).build(path));
         let mut x = network.forward(view, Phase::ALONE, Precision::F32);
         for (name, input, layers) in heads {
             let (_held, head) = rebuilt(vs, name, |path| Mlp::new(path, *input, layers));
@@ -333,7 +356,7 @@ fn rows_through(vs: &nn::VarStore, view: &Tensor, encoder: &str, heads: &[Head<'
 fn byols_loss_is_the_squared_distance_to_what_the_target_says_of_the_other_view() {
     let config = ByolConfig { hidden: 24, out: 8, momentum: 0.9 };
     let mut vs = store();
-    let mut method = Byol::new(&vs, Backbone::Edge, config, Precision::F32);
+    let mut method = Byol::new(edge(&vs), config);
     vs.double();
     // A target that is not the online network, as after some steps.
     for (i, (name, mut variable)) in (0..).zip(vs.variables()) {
@@ -343,15 +366,15 @@ fn byols_loss_is_the_squared_distance_to_what_the_target_says_of_the_other_view(
     }
     let views = views(5);
     let layers = [(24, After::NormRelu), (8, After::Nothing)];
-    let embedding = Backbone::Edge.embedding_size();
+    let embedding = Backbone::Edge.at(16).embedding_size();
     let predict = |view| {
         let heads = [("projection.", embedding, &layers[..]), ("predictor.", 8, &layers[..])];
         rows_through(&vs, view, "encoder.", &heads)
     };
     let target =
         |view| rows_through(&vs, view, "target.encoder.", &[("target.projection.", embedding, &layers[..])]);
-    let predicted = [predict(&views.first), predict(&views.second)];
-    let said = [target(&views.first), target(&views.second)];
+    let predicted = [predict(views.first()), predict(views.second())];
+    let said = [target(views.first()), target(views.second())];
     let distance = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
     let loss_with = |of_first: &[Vec<f64>], of_second: &[Vec<f64>]| {
         (0..PAIRS as usize)
@@ -360,14 +383,14 @@ fn byols_loss_is_the_squared_distance_to_what_the_target_says_of_the_other_view(
             / PAIRS as f64
     };
     let expected = loss_with(&said[1], &said[0]);
-    let loss = method.contrast(&views, &ALONE).unwrap().loss;
+    let loss = method.loss(0, &views, &ALONE).unwrap().total;
     assert!((loss.double_value(&[]) - expected).abs() < 1e-9, "{loss} {expected}");
     let swapped = loss_with(&said[0], &said[1]);
     // A thousand times what the comparison above lets pass; how much more depends on the weights that were drawn.
     assert!((swapped - expected).abs() > 1e-6, "which view is predicted shows: {swapped} {expected}");
     // Nothing flows through the target: the slope is that of the predictions alone.
     let cell = std::cell::RefCell::new(&mut method);
-    compare_slopes(&vs, || cell.borrow_mut().contrast(&views, &ALONE).unwrap().loss);
+    compare_slopes(&vs, || cell.borrow_mut().loss(0, &views, &ALONE).unwrap().total);
     assert!(vs.variables().iter().all(|(n, v)| !n.starts_with("target.") || !v.requires_grad()));
 }
 
@@ -375,14 +398,14 @@ fn byols_loss_is_the_squared_distance_to_what_the_target_says_of_the_other_view(
 fn simsiams_loss_is_the_cosine_to_the_other_views_projection_averaged() {
     let config = SimSiamConfig { out: 12, bottleneck: 6, ..SimSiamConfig::default() };
     let mut vs = store();
-    let mut method = SimSiam::new(&vs.root(), Backbone::Edge, config, Precision::F32);
+    let mut method = SimSiam::new(edge(&vs), config);
     vs.double();
     let views = views(6);
     let projection = [(12, After::NormRelu), (12, After::NormRelu), (12, After::PlainNorm)];
     let predictor = [(6, After::NormRelu), (12, After::Nothing)];
-    let embedding = Backbone::Edge.embedding_size();
+    let embedding = Backbone::Edge.at(16).embedding_size();
     let heads = [("projection.", embedding, &projection[..]), ("predictor.", 12, &predictor[..])];
-    let each = |heads| [&views.first, &views.second].map(|view| rows_through(&vs, view, "encoder.", heads));
+    let each = |heads| [views.first(), views.second()].map(|view| rows_through(&vs, view, "encoder.", heads));
     let (projected, predicted) = (each(&heads[..1]), each(&heads[..]));
     let cosine = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let loss_with = |of_first: &[Vec<f64>], of_second: &[Vec<f64>]| {
@@ -392,7 +415,7 @@ fn simsiams_loss_is_the_cosine_to_the_other_views_projection_averaged() {
             / (-2.0 * PAIRS as f64)
     };
     let expected = loss_with(&projected[1], &projected[0]);
-    let loss = method.contrast(&views, &ALONE).unwrap().loss.double_value(&[]);
+    let loss = method.loss(0, &views, &ALONE).unwrap().total.double_value(&[]);
     assert!((loss - expected).abs() < 1e-9, "{loss} {expected}");
     let swapped = loss_with(&projected[0], &projected[1]);
     // A thousand times what the comparison above lets pass; how much more depends on the weights that were drawn.

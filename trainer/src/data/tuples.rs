@@ -1,4 +1,5 @@
-//! What a step of contrastive training sees: pairs of pictures that show the same expression, drawn as SSLFER does.
+//! What a step of training sees: frames that are learnt from together. Pairs that show the same expression, drawn as SSLFER
+//! does; single frames; frames of one video; sequences.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -74,26 +75,108 @@ pub enum Paste {
     CutMix,
 }
 
-/// Two frames that attract each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pair {
+/// Frames that are learnt from together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuple {
     /// Its place in the batch of all processes, which its views' draws follow from.
     pub number: usize,
-    /// The anchor.
-    pub first: usize,
-    /// Its positive.
-    pub second: usize,
-    /// What is done to the positive, and whose frame is used for it.
+    /// The frames, the anchor first; as many in every tuple of a batch.
+    pub frames: Vec<usize>,
+    /// What is done to the second frame, and whose frame is used for it.
     pub paste: Option<(Paste, usize)>,
-    /// Pairs of the same number are hard negatives of each other.
+    /// Tuples of the same number are hard negatives of each other.
     pub quadruple: i64,
+}
+
+/// Sequences as CLP has them (sections III.A and IV.A).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SequenceConfig {
+    /// Frames of a sequence.
+    pub length: usize,
+    /// Each so-many-th frame of the video is one of the sequence's.
+    pub stride: usize,
+    /// Frames from anywhere in the sequence's video, for contrast between videos.
+    pub scattered: usize,
+}
+
+impl Default for SequenceConfig {
+    fn default() -> Self {
+        Self { length: 9, stride: 2, scattered: 2 }
+    }
+}
+
+/// Which frames are learnt from together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sampling {
+    /// Pairs.
+    Pairs(PairConfig),
+    /// Each frame by itself.
+    Stills,
+    /// A frame and others of its video, all alike probable, this many in all.
+    SameVideo(usize),
+    /// A sequence, then scattered frames of its video.
+    Sequences(SequenceConfig),
+}
+
+impl Sampling {
+    /// Frames of a tuple.
+    pub fn frames(&self) -> usize {
+        match self {
+            Self::Pairs(_) => 2,
+            Self::Stills => 1,
+            Self::SameVideo(frames) => *frames,
+            Self::Sequences(config) => config.length + config.scattered,
+        }
+    }
+
+    /// Whether a frame can be a tuple's first one. A frame alone in its video has nothing to be compared with, and a
+    /// sequence needs room.
+    pub fn admits(&self, clips: &Clips, frame: usize) -> bool {
+        match self {
+            Self::Pairs(_) | Self::Stills => true,
+            Self::SameVideo(_) => clips.video(frame).len() > 1,
+            Self::Sequences(config) => clips.sequence(frame, config.length, config.stride).is_some(),
+        }
+    }
+
+    /// The tuples of a step, as many as `frames`, which are the anchors in turn; they must be admitted.
+    pub fn draw(&self, clips: &Clips, frames: &[usize], seed: u64) -> Vec<Tuple> {
+        if let Self::Pairs(config) = self {
+            return config.draw(clips, frames, seed);
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let tuple = |(number, &frame): (usize, &usize)| Tuple {
+            number,
+            frames: self.with(clips, frame, &mut rng),
+            paste: None,
+            quadruple: number as i64,
+        };
+        frames.iter().enumerate().map(tuple).collect()
+    }
+
+    fn with(&self, clips: &Clips, frame: usize, rng: &mut impl Rng) -> Vec<usize> {
+        let others = |frames: &mut Vec<usize>, count: usize, rng: &mut _| {
+            frames.extend((0..count).map(|_| clips.other_of_video(frame, rng)));
+        };
+        let mut frames = vec![frame];
+        match self {
+            Self::Stills | Self::Pairs(_) => {}
+            Self::SameVideo(count) => others(&mut frames, count - 1, rng),
+            Self::Sequences(config) => {
+                frames = clips.sequence(frame, config.length, config.stride).unwrap_or(frames);
+                others(&mut frames, config.scattered, rng);
+            }
+        }
+        frames
+    }
 }
 
 impl PairConfig {
     /// The pairs of a step, as many as `frames`, which are taken in turn from a shuffled epoch. With `hard_neg` the
     /// first half are anchors and the second half their hard negatives; where a video is too short for one, the frame
     /// that stands at its place is taken, an ordinary negative.
-    pub fn draw(&self, clips: &Clips, frames: &[usize], seed: u64) -> Vec<Pair> {
+    pub fn draw(&self, clips: &Clips, frames: &[usize], seed: u64) -> Vec<Tuple> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let anchors = if self.hard_neg { frames.len() / 2 } else { frames.len() };
         let mut firsts: Vec<_> = frames.iter().copied().zip(0..).collect();
@@ -108,7 +191,7 @@ impl PairConfig {
             .collect()
     }
 
-    fn pair(&self, clips: &Clips, number: usize, first: usize, quadruple: i64, rng: &mut impl Rng) -> Pair {
+    fn pair(&self, clips: &Clips, number: usize, first: usize, quadruple: i64, rng: &mut impl Rng) -> Tuple {
         let second = if self.time_aug { clips.positive(first, rng) } else { first };
         let paste = match (self.face_swap, self.cutmix) {
             (false, false) => None,
@@ -119,7 +202,7 @@ impl PairConfig {
         };
         let paste = paste.filter(|_| rng.random_bool(self.paste_p));
         let paste = paste.and_then(|paste| Some((paste, clips.other_identity(first, rng)?)));
-        Pair { number, first, second, paste, quadruple }
+        Tuple { number, frames: vec![first, second], paste, quadruple }
     }
 }
 
@@ -257,41 +340,46 @@ impl Pictures {
         }
     }
 
-    /// Fills `first` and `second` with a pair's pictures; gives the landmarks of both and whether the positive was
-    /// pasted. A face swap that fails leaves the plain positive (METHODS: as the authors do).
-    fn load_pair(
+    /// Fills `crops`, one picture after another, with a tuple's; gives the landmarks of each and whether the second was
+    /// pasted. A face swap that fails leaves the plain picture (METHODS: as the authors do).
+    fn load_tuple(
         &self,
-        pair: &Pair,
+        tuple: &Tuple,
         cutmix_share: f64,
         scratch: &mut Scratch,
-        first: &mut [u8],
-        second: &mut [u8],
-    ) -> Result<([Landmarks; 2], bool), StoreError> {
-        self.crop_into(pair.first, first)?;
-        let first_landmarks = self.landmarks(pair.first);
-        let second_landmarks = self.landmarks(pair.second);
-        if pair.second == pair.first {
-            second.copy_from_slice(first);
-        } else {
-            self.crop_into(pair.second, second)?;
+        crops: &mut [&mut [u8]],
+    ) -> Result<(Vec<Landmarks>, bool), StoreError> {
+        let mut landmarks = Vec::with_capacity(tuple.frames.len());
+        for (i, &frame) in tuple.frames.iter().enumerate() {
+            landmarks.push(self.landmarks(frame));
+            match crops.split_at_mut(i) {
+                ([.., before], [crop, ..]) if tuple.frames[i - 1] == frame => crop.copy_from_slice(before),
+                (_, [crop, ..]) => self.crop_into(frame, crop)?,
+                _ => {}
+            }
         }
-        let Some((paste, other)) = pair.paste else {
-            return Ok(([first_landmarks, second_landmarks], false));
-        };
+        let Some((paste, other)) = tuple.paste else { return Ok((landmarks, false)) };
+        let second: &mut [u8] = crops[1];
         scratch.other.resize(self.picture_bytes(), 0);
         self.crop_into(other, &mut scratch.other)?;
         let pasted = match paste {
             Paste::CutMix => {
                 cut_mix(second, &mut scratch.other, self.side_px as usize, cutmix_share);
                 second.copy_from_slice(&scratch.other);
-                Some(second_landmarks)
+                true
             }
             Paste::FaceSwap => {
                 let other_landmarks = self.landmarks(other);
-                self.swap(scratch, &other_landmarks, &second_landmarks, second).map(Some)
+                match self.swap(scratch, &other_landmarks, &landmarks[1], second) {
+                    Some(swapped) => {
+                        landmarks[1] = Some(swapped);
+                        true
+                    }
+                    None => false,
+                }
             }
         };
-        Ok(([first_landmarks, pasted.unwrap_or(second_landmarks)], pasted.is_some()))
+        Ok((landmarks, pasted))
     }
 
     /// Puts the features of `expression` on the face in `scratch.other`, in place.
@@ -312,29 +400,32 @@ impl Pictures {
         Some(landmarks)
     }
 
-    /// Loads the pictures of these pairs, on every core.
+    /// Loads the pictures of these tuples, on every core.
     ///
     /// # Errors
     /// [`StoreError::Picture`], which names the frame.
     pub fn load(
         &self,
-        pairs: Vec<Pair>,
+        tuples: Vec<Tuple>,
         cutmix_share: f64,
         mut buffer: HostBuffer,
-    ) -> Result<PairBatch, StoreError> {
-        let bytes = self.picture_bytes();
-        let (firsts, seconds) = buffer.bytes_mut().split_at_mut(pairs.len() * bytes);
-        let pictures = firsts.par_chunks_exact_mut(bytes).zip(seconds.par_chunks_exact_mut(bytes));
-        let loaded: Result<Vec<_>, StoreError> = (pairs.par_iter().zip(pictures))
-            .map_init(Scratch::default, |scratch, (pair, (first, second))| {
-                self.load_pair(pair, cutmix_share, scratch, first, second)
+    ) -> Result<TupleBatch, StoreError> {
+        let each = tuples.first().map_or(0, |tuple| tuple.frames.len());
+        // All first pictures, then all second ones, and so on; dealt out to the tuples that they are of.
+        let mut crops: Vec<Vec<&mut [u8]>> = tuples.iter().map(|_| Vec::with_capacity(each)).collect();
+        for (i, crop) in buffer.bytes_mut().chunks_exact_mut(self.picture_bytes()).enumerate() {
+            crops[i % tuples.len()].push(crop);
+        }
+        let loaded: Result<Vec<_>, StoreError> = (tuples.par_iter().zip(crops.par_iter_mut()))
+            .map_init(Scratch::default, |scratch, (tuple, crops)| {
+                self.load_tuple(tuple, cutmix_share, scratch, crops)
             })
             .collect();
         let loaded = loaded?;
-        let side = |i: usize| loaded.iter().map(move |(landmarks, _)| landmarks[i]);
-        let landmarks = side(0).chain(side(1)).collect();
+        let landmarks =
+            (0..each).flat_map(|i| loaded.iter().map(move |(landmarks, _)| landmarks[i])).collect();
         let pasted = loaded.iter().filter(|(_, pasted)| *pasted).count();
-        Ok(PairBatch { pairs, landmarks, pasted, side_px: self.side_px, buffer })
+        Ok(TupleBatch { tuples, landmarks, pasted, side_px: self.side_px, buffer })
     }
 }
 
@@ -357,35 +448,101 @@ fn cut_mix(source: &[u8], target: &mut [u8], side: usize, share: f64) {
 
 /// The pictures of a step, on the host.
 #[derive(Debug)]
-pub struct PairBatch {
-    /// The pairs.
-    pub pairs: Vec<Pair>,
-    /// Of the first pictures, then of the second ones.
+pub struct TupleBatch {
+    /// The tuples.
+    pub tuples: Vec<Tuple>,
+    /// Of the first pictures, then of the second ones, and so on.
     pub landmarks: Vec<Landmarks>,
-    /// Positives that were swapped or mixed.
+    /// Second pictures that were swapped or mixed.
     pub pasted: usize,
     side_px: u32,
     buffer: HostBuffer,
 }
 
-impl PairBatch {
-    /// First and second pictures on `device`, `[2B,3,S,S]` f32 in `[0,1]`. The batch must be kept until something that
-    /// depends on them was read back, see [`HostBuffer::to_device`].
+impl TupleBatch {
+    /// First pictures, then second ones and so on, on `device`, `[kB,3,S,S]` f32 in `[0,1]`. The batch must be kept until
+    /// something that depends on them was read back, see [`HostBuffer::to_device`].
     pub fn to_unit(&self, device: Device) -> Tensor {
         to_unit(&self.buffer.to_device(device), self.side_px)
     }
 
-    /// `[B]`: pairs of the same number are hard negatives of each other.
+    /// Pictures of a tuple.
+    pub fn frames(&self) -> usize {
+        self.landmarks.len() / self.tuples.len().max(1)
+    }
+
+    /// `[B]`: tuples of the same number are hard negatives of each other.
     pub fn quadruples(&self, device: Device) -> Tensor {
-        let numbers: Vec<i64> = self.pairs.iter().map(|pair| pair.quadruple).collect();
+        let numbers: Vec<i64> = self.tuples.iter().map(|tuple| tuple.quadruple).collect();
         Tensor::from_slice(&numbers).to_kind(Kind::Int64).to_device(device)
+    }
+}
+
+/// What an epoch passes over once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum PassOver {
+    /// Every training frame.
+    #[default]
+    Frames,
+    /// Every video, one random frame of each.
+    Videos,
+}
+
+/// The anchors of each epoch.
+#[derive(Debug)]
+pub struct Anchors {
+    /// Frames that may be anchors, one stretch after another.
+    frames: Vec<usize>,
+    /// Stretches of `frames` of which each gives an anchor an epoch.
+    units: Vec<Range<usize>>,
+    seed: u64,
+}
+
+impl Anchors {
+    /// Of the frames of `clips` that `sampling` admits.
+    pub fn new(clips: &Clips, sampling: &Sampling, pass_over: PassOver, seed: u64) -> Self {
+        let frames: Vec<usize> = (0..clips.len()).filter(|&frame| sampling.admits(clips, frame)).collect();
+        let mut units: Vec<Range<usize>> = Vec::new();
+        for (place, &frame) in frames.iter().enumerate() {
+            match units.last_mut() {
+                Some(unit)
+                    if pass_over == PassOver::Videos && clips.video(frame).contains(&frames[unit.start]) =>
+                {
+                    unit.end = place + 1;
+                }
+                _ => units.push(place..place + 1),
+            }
+        }
+        Self { frames, units, seed }
+    }
+
+    /// Anchors an epoch.
+    pub fn len(&self) -> usize {
+        self.units.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.units.is_empty()
+    }
+
+    /// Those of an epoch, in its order: both follow from the seed and its number alone.
+    fn of(&self, epoch: i64) -> Vec<usize> {
+        let all: Vec<usize> = (0..self.units.len()).collect();
+        let pick = |unit: usize| {
+            let range = &self.units[unit];
+            let place = mix(mix(self.seed, epoch as u64), unit as u64) % range.len() as u64;
+            self.frames[range.start + place as usize]
+        };
+        epoch_order(&all, self.seed, epoch).into_iter().map(pick).collect()
     }
 }
 
 /// Which frames each step takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
-    /// Pairs a step.
+    /// Tuples a step.
     pub batch: usize,
     /// Decides the order and every draw.
     pub seed: u64,
@@ -394,50 +551,54 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// Steps that pass over `frames` frames once; the rest that does not fill a batch is left to another epoch.
-    pub fn an_epoch(&self, frames: usize) -> i64 {
-        (frames / self.batch) as i64
+    /// Steps that pass over so many anchors once; the rest that does not fill a batch is left to another epoch.
+    pub fn an_epoch(&self, anchors: usize) -> i64 {
+        (anchors / self.batch) as i64
     }
 }
 
-/// Draws and loads the pairs of these steps on threads of their own, a few ahead of whoever receives them. What a step
+/// Draws and loads the tuples of these steps on threads of their own, a few ahead of whoever receives them. What a step
 /// sees follows from the seed and its number alone, so that a run that is resumed sees the same.
 ///
 /// # Errors
-/// Where the frames do not fill a batch.
-pub fn prefetch_pairs<'scope, 'env>(
+/// Where the anchors do not fill a batch.
+pub fn prefetch_tuples<'scope, 'env>(
     scope: &'scope std::thread::Scope<'scope, 'env>,
     pictures: &'env Pictures,
-    config: PairConfig,
+    anchors: &'env Anchors,
+    sampling: Sampling,
     steps: Steps,
     range: Range<i64>,
     device: Device,
-) -> anyhow::Result<Receiver<Result<PairBatch, StoreError>>> {
+) -> anyhow::Result<Receiver<Result<TupleBatch, StoreError>>> {
     let clips = &pictures.clips;
-    let an_epoch = steps.an_epoch(clips.len());
-    ensure!(an_epoch > 0, "{} training pictures do not fill a batch of {}", clips.len(), steps.batch);
+    let an_epoch = steps.an_epoch(anchors.len());
+    ensure!(an_epoch > 0, "{} training pictures do not fill a batch of {}", anchors.len(), steps.batch);
     let (rank, world) = steps.part;
     let share = steps.batch / world;
     // One is being filled, one is in use, and one is kept until its loss was read.
-    let pool = BufferPool::new(AHEAD + 3, 2 * share * pictures.picture_bytes(), device);
-    let all: Vec<usize> = (0..clips.len()).collect();
+    let pool = BufferPool::new(AHEAD + 3, sampling.frames() * share * pictures.picture_bytes(), device);
     let mut order = (-1, Vec::new());
     let draws = range.map(move |step| {
         let epoch = step / an_epoch;
         if order.0 != epoch {
-            order = (epoch, epoch_order(&all, steps.seed, epoch));
+            order = (epoch, anchors.of(epoch));
         }
         let start = (step % an_epoch) as usize * steps.batch;
         let frames = &order.1[start..start + steps.batch];
-        let pairs = config.draw(clips, frames, mix(steps.seed ^ PAIRS, step as u64));
-        // Whole stretches, so that the processes' pairs joined are in the order that one process has them in.
-        (pairs.into_iter().skip(rank * share).take(share).collect::<Vec<_>>(), pool.take())
+        let tuples = sampling.draw(clips, frames, mix(steps.seed ^ TUPLES, step as u64));
+        // Whole stretches, so that the processes' tuples joined are in the order that one process has them in.
+        (tuples.into_iter().skip(rank * share).take(share).collect::<Vec<_>>(), pool.take())
     });
-    Ok(ahead(scope, draws, move |(pairs, buffer)| pictures.load(pairs, config.cutmix_share, buffer)))
+    let cutmix_share = match sampling {
+        Sampling::Pairs(config) => config.cutmix_share,
+        _ => PairConfig::default().cutmix_share,
+    };
+    Ok(ahead(scope, draws, move |(tuples, buffer)| pictures.load(tuples, cutmix_share, buffer)))
 }
 
-/// Keeps the draws of pairs apart from those of the order and of the views.
-const PAIRS: u64 = 0x5041_4952;
+/// Keeps the draws of tuples apart from those of the order and of the views.
+const TUPLES: u64 = 0x5041_4952;
 
 #[cfg(test)]
 mod tests {
@@ -468,8 +629,8 @@ mod tests {
         let (_dir, clips) = clips();
         let frames = epoch_order(&(0..clips.len()).collect::<Vec<_>>(), 1, 0);
         let plain = PairConfig::default().draw(&clips, &frames, 5);
-        assert!(plain.iter().all(|p| p.first == p.second && p.paste.is_none()));
-        assert_eq!(plain.iter().map(|p| p.first).collect::<Vec<_>>(), frames);
+        assert!(plain.iter().all(|p| p.frames[0] == p.frames[1] && p.paste.is_none()));
+        assert_eq!(plain.iter().map(|p| p.frames[0]).collect::<Vec<_>>(), frames);
 
         let config = PairConfig { time_aug: true, hard_neg: true, cutmix: true, ..PairConfig::default() };
         let pairs = config.draw(&clips, &frames, 5);
@@ -478,11 +639,11 @@ mod tests {
         let (anchors, hards) = pairs.split_at(frames.len() / 2);
         for (anchor, hard) in anchors.iter().zip(hards) {
             assert_eq!(anchor.quadruple, hard.quadruple);
-            assert_eq!(clips.identity(anchor.first), clips.identity(hard.first));
-            let apart = clips.record(anchor.first).t_secs() - clips.record(hard.first).t_secs();
+            assert_eq!(clips.identity(anchor.frames[0]), clips.identity(hard.frames[0]));
+            let apart = clips.record(anchor.frames[0]).t_secs() - clips.record(hard.frames[0]).t_secs();
             assert!(apart.abs() >= 3.0, "{apart}");
         }
-        let pasted: Vec<_> = pairs.iter().filter_map(|p| Some((p.first, p.paste?.1))).collect();
+        let pasted: Vec<_> = pairs.iter().filter_map(|p| Some((p.frames[0], p.paste?.1))).collect();
         assert!((20..76).contains(&pasted.len()), "{} of 96 at a probability of a half", pasted.len());
         assert!(pasted.iter().all(|&(first, other)| clips.identity(first) != clips.identity(other)));
     }
@@ -509,11 +670,60 @@ mod tests {
             for (i, pair) in pairs.iter().enumerate() {
                 let at = |row: usize, y: i64| unit.double_value(&[row as i64, 1, y, y]);
                 let whose = pair.paste.unwrap().1;
-                assert!((at(i, 8) - grey(pair.first)).abs() < 1.5);
-                assert!((at(96 + i, 8) - grey(pair.second)).abs() < 1.5, "the middle is the positive's");
+                assert!((at(i, 8) - grey(pair.frames[0])).abs() < 1.5);
+                assert!((at(96 + i, 8) - grey(pair.frames[1])).abs() < 1.5, "the middle is the positive's");
                 assert!((at(96 + i, 1) - grey(whose)).abs() < 1.5, "the rim is somebody else's");
             }
         }
+    }
+
+    #[test]
+    fn tuples_are_of_one_video_and_sequences_are_in_order() {
+        let (_dir, clips) = clips();
+        let frames: Vec<usize> = (0..clips.len()).collect();
+        let same = Sampling::SameVideo(3).draw(&clips, &frames, 5);
+        for tuple in &same {
+            assert_eq!(tuple.frames.len(), 3);
+            assert!(
+                tuple.frames[1..].iter().all(|&f| f != tuple.frames[0] && f / 24 == tuple.frames[0] / 24)
+            );
+        }
+        assert!(same.iter().any(|t| t.frames[1] != t.frames[2]));
+        let config = SequenceConfig { length: 5, stride: 3, scattered: 2 };
+        let sequences = Sampling::Sequences(config);
+        assert_eq!(sequences.frames(), 7);
+        for tuple in sequences.draw(&clips, &frames, 5) {
+            let anchor = frames[tuple.number];
+            assert!(tuple.frames[..5].windows(2).all(|w| w[1] == w[0] + 3), "{:?}", tuple.frames);
+            assert!(tuple.frames.iter().all(|f| f / 24 == anchor / 24));
+            // Where there is room, the anchor is the first; else the sequence ends with the video.
+            let start = anchor.min(anchor / 24 * 24 + 24 - 13);
+            assert_eq!(tuple.frames[0], start);
+        }
+        let too_long = Sampling::Sequences(SequenceConfig { length: 9, stride: 3, scattered: 0 });
+        assert!(!frames.iter().any(|&f| too_long.admits(&clips, f)), "25 frames of 24");
+        assert!(Anchors::new(&clips, &too_long, PassOver::Frames, 1).is_empty());
+    }
+
+    #[test]
+    fn an_epoch_passes_over_frames_or_videos() {
+        let (_dir, clips) = clips();
+        let frames = Anchors::new(&clips, &Sampling::Stills, PassOver::Frames, 7);
+        let mut once = frames.of(3);
+        assert_ne!(once, frames.of(4));
+        once.sort_unstable();
+        assert_eq!(once, (0..96).collect::<Vec<_>>());
+        let videos = Anchors::new(&clips, &Sampling::Stills, PassOver::Videos, 7);
+        assert_eq!(videos.len(), 4);
+        let mut seen = std::collections::BTreeSet::new();
+        for epoch in 0..200 {
+            let anchors = videos.of(epoch);
+            let mut of: Vec<usize> = anchors.iter().map(|f| f / 24).collect();
+            of.sort_unstable();
+            assert_eq!(of, [0, 1, 2, 3]);
+            seen.extend(anchors);
+        }
+        assert!(seen.len() > 90, "every frame of a video has its turn: {}", seen.len());
     }
 
     #[test]
