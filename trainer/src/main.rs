@@ -21,6 +21,8 @@ enum Command {
     /// Read a data set into a clip store
     #[command(after_help = "Examples:\n  \
         trainer prepare --layout fer2013 --src fer2013.csv --out stores/fer2013\n  \
+        trainer prepare --layout affectnet --no-contempt --src AffectNet --out stores/affectnet7\n  \
+        trainer prepare --layout lfw --pairs lfw_pairs.csv --src lfw --out stores/lfw\n  \
         trainer prepare --layout videos --src voxceleb2/dev/mp4 --shard 3/16 --out stores/voxceleb2-03\n  \
         trainer prepare --layout frames --align --fps 1 --src voxceleb1/frames --out stores/voxceleb1\n  \
         trainer prepare --layout frames --landmarks --src crops/ --fps 4 --out stores/crops")]

@@ -105,7 +105,7 @@ pub fn run(args: &SynthArgs) -> anyhow::Result<()> {
     })?;
     let rate = writer.len() as f64 / start.elapsed().as_secs_f64();
     eprintln!("{} frames drawn, {rate:.0} frames/s", writer.len());
-    eprintln!("{}", Summary::of(&Store::open(&args.out)?));
+    eprintln!("{}", Summary::of(&Store::open(&args.out)?)?);
     Ok(())
 }
 

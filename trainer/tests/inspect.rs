@@ -54,7 +54,7 @@ fn the_numbers_are_the_stores() {
     let dir = TempDir::new().unwrap();
     make(dir.path());
     let store = Store::open(dir.path()).unwrap();
-    let summary = Summary::of(&store);
+    let summary = Summary::of(&store).unwrap();
     let json = serde_json::to_value(&summary).unwrap();
     let expected = serde_json::json!({
         "store": dir.path(),

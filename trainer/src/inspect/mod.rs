@@ -20,7 +20,7 @@ use semblance_face::labels::Expression;
 use serde::Serialize;
 
 use crate::pretrain::{PretrainConfig, Recipe};
-use crate::store::{FORMAT, Provenance, Record, Split, Store};
+use crate::store::{FORMAT, Provenance, Record, Split, Store, StoreError, VerificationPair};
 
 /// Side of a sheet's pictures, in pixels.
 const TILE_PX: u32 = 96;
@@ -91,7 +91,7 @@ pub struct InspectArgs {
 /// A store that cannot be read, a sheet that cannot be drawn or written, or, with `--check`, a damaged picture.
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.data)?;
-    let summary = Summary::of(&store);
+    let summary = Summary::of(&store)?;
     if args.json {
         println!("{}", serde_json::to_string(&summary)?);
     } else {
@@ -156,6 +156,9 @@ pub struct Summary {
     pub splits: BTreeMap<&'static str, usize>,
     /// Frames that have each kind of label; kinds that none has are left out.
     pub labels: BTreeMap<&'static str, usize>,
+    /// Its verification protocol, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairCounts>,
     /// Frames of each expression.
     pub expressions: BTreeMap<&'static str, usize>,
     /// Pictures of each size, `WIDTHxHEIGHT` in pixels.
@@ -166,9 +169,33 @@ pub struct Summary {
     pub provenance: Vec<Provenance>,
 }
 
+/// The pairs of a verification protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PairCounts {
+    /// Of one person.
+    pub same: usize,
+    /// Of two people.
+    pub different: usize,
+    /// Pairs with a picture that the store does not have.
+    pub missing: usize,
+}
+
+impl PairCounts {
+    fn of(store: &Store) -> Result<Option<Self>, StoreError> {
+        let counts = |(pairs, missing): (Vec<VerificationPair>, usize)| {
+            let same = pairs.iter().filter(|pair| pair.same).count();
+            Self { same, different: pairs.len() - same, missing }
+        };
+        Ok(store.pairs()?.map(counts))
+    }
+}
+
 impl Summary {
     /// Counts everything in a store; of pictures only the headers are read.
-    pub fn of(store: &Store) -> Self {
+    ///
+    /// # Errors
+    /// Where the store's pairs cannot be read.
+    pub fn of(store: &Store) -> Result<Self, StoreError> {
         let header = store.header();
         let records = || (0..store.len()).map(|i| store.record(i));
         let having = |has: fn(&Record<'_>) -> bool| records().filter(has).count();
@@ -179,10 +206,11 @@ impl Summary {
             ("action_units", having(|r| r.action_units().is_some())),
             ("pose", having(|r| r.pose().is_some())),
             ("landmarks", having(|r| r.landmarks().is_some())),
+            ("five_points", having(|r| r.five_points().is_some())),
         ]);
         labels.retain(|_, frames| *frames > 0);
         let lengths = || header.videos.iter().map(|v| v.frames);
-        Self {
+        Ok(Self {
             store: store.dir().display().to_string(),
             format: FORMAT,
             frames: store.len(),
@@ -191,11 +219,12 @@ impl Summary {
             video_frames: [lengths().min().unwrap_or(0), lengths().max().unwrap_or(0)],
             splits: count(records().map(|r| r.split().name())),
             labels,
+            pairs: PairCounts::of(store)?,
             expressions: count(records().filter_map(|r| r.expression()).map(Expression::name)),
             sizes: sizes(store),
             picture_bytes: header.shard_bytes.iter().sum(),
             provenance: header.provenance.clone(),
-        }
+        })
     }
 }
 
@@ -234,6 +263,10 @@ impl fmt::Display for Summary {
         let sizes = list(self.sizes.iter().map(|(size, n)| (size.as_str(), *n)).collect());
         writeln!(f, "  pictures     {} in all; {sizes}", HumanBytes(self.picture_bytes))?;
         writeln!(f, "  labels       {}", list(self.labels.iter().map(|(k, n)| (*k, *n)).collect()))?;
+        if let Some(PairCounts { same, different, missing }) = self.pairs {
+            let (same, different, missing) = (number(same), number(different), number(missing));
+            writeln!(f, "  pairs        same {same}, different {different}, without a picture {missing}")?;
+        }
         if !self.expressions.is_empty() {
             let expressions = in_order(Expression::ALL.map(Expression::name).to_vec(), &self.expressions);
             writeln!(f, "  expressions  {expressions}")?;

@@ -1,18 +1,19 @@
 //! Videos, and folders of their frames, whose faces are found, followed and cut out aligned.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::iter::Enumerate;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use semblance_face::track::FORGET_SECS;
 use semblance_face::video::VideoError;
 use semblance_face::{
-    Aligner, Bundle, Face, FollowOptions, Follower, Frame, Similarity, VideoNext, VideoReader, describe,
-    head_pose,
+    Aligner, Bundle, Face, FollowOptions, Follower, Frame, Similarity, VideoNext, VideoReader, head_pose,
 };
 
 use super::in_order::{Stop, Worker};
+use super::pictures::Refusal;
 use super::report::Reason;
 use super::tree::{Clip, frame_folders, frames_in, relative, split_of, video_files};
 use super::{Layout, Part, PrepareArgs, Session, Shot, Stored, encode_jpeg, in_shares};
@@ -29,6 +30,19 @@ fn unnamed(identity: &str, video: &str, number: usize) -> String {
 }
 
 pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
+    let args = session.args;
+    let clips = match args.layout {
+        Layout::Videos => video_files(&args.src, &mut session.report)?,
+        _ => frame_folders(&args.src, &mut session.report)?,
+    };
+    follow(session, clips)
+}
+
+/// Stores the faces of these videos.
+///
+/// # Errors
+/// Where the bundle cannot find and align faces, or the store not be written.
+pub(super) fn follow<F: Footage>(session: &mut Session<'_>, clips: Vec<F>) -> anyhow::Result<()> {
     let (args, stop) = (session.args, session.stop);
     let bundle = Bundle::open(&args.bundle)?;
     anyhow::ensure!(
@@ -36,13 +50,65 @@ pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
         "{}: this bundle has no landmark network, which faces are aligned by: give another (--bundle)",
         args.bundle.display()
     );
-    let clips = match args.layout {
-        Layout::Videos => video_files(&args.src, &mut session.report)?,
-        _ => frame_folders(&args.src, &mut session.report)?,
-    };
-    let clips = session.admit(clips, Clip::names);
+    let clips = session.admit(clips, Footage::names);
     let clips = clips.into_iter().take_while(|_| !stop.load(Ordering::Relaxed));
     session.store_all(clips, || FaceReader::open(&bundle, args))
+}
+
+/// A video whose faces are wanted.
+pub(super) trait Footage: Send {
+    /// Its identity and its name in the store.
+    fn names(&self) -> (&str, &str);
+
+    /// What messages name.
+    fn path(&self) -> &Path;
+
+    /// Its part.
+    fn split(&self, args: &PrepareArgs) -> Split;
+
+    /// Its pictures; `None` where it cannot be read, which is noted in `part`.
+    ///
+    /// # Errors
+    /// What is not the video's fault.
+    fn open(&self, args: &PrepareArgs, part: &mut Part) -> anyhow::Result<Option<Pictures>>;
+
+    /// What is known of a frame besides its faces; `index` counts the video's frames from 0.
+    ///
+    /// # Errors
+    /// Why no face of this frame is stored.
+    fn sample(&self, index: u64, t_secs: f64, split: Split) -> Result<Sample, Refusal>;
+}
+
+impl Footage for Clip {
+    fn names(&self) -> (&str, &str) {
+        Self::names(self)
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn split(&self, args: &PrepareArgs) -> Split {
+        split_of(&self.identity, args.val_share)
+    }
+
+    fn open(&self, args: &PrepareArgs, part: &mut Part) -> anyhow::Result<Option<Pictures>> {
+        if args.layout == Layout::Videos {
+            return Ok(Some(Pictures::Video(VideoReader::sample(&self.path, args.fps())?)));
+        }
+        match frames_in(&self.path, args.fps()) {
+            Ok(frames) => Ok(Some(Pictures::files(frames))),
+            Err(error) => {
+                let what = format!("{} ({error})", relative(&self.path, &args.src));
+                part.pass_over(Reason::Unreadable, 1, what);
+                Ok(None)
+            }
+        }
+    }
+
+    fn sample(&self, _: u64, t_secs: f64, split: Split) -> Result<Sample, Refusal> {
+        Ok(Sample::unlabelled(t_secs, split))
+    }
 }
 
 /// Reads the faces of one video after another.
@@ -64,8 +130,8 @@ impl<'a> FaceReader<'a> {
         Ok(Self { args, follower, aligner, frame: Frame::black(1, 1)?, crop })
     }
 
-    /// Adds the faces of the current frame to `faces`.
-    fn look(&mut self, name: &str, split: Split, faces: &mut Faces) -> anyhow::Result<()> {
+    /// Adds the faces of the current frame to `faces`; `known` is what is known of it.
+    fn look(&mut self, name: &str, known: &Sample, faces: &mut Faces) -> anyhow::Result<()> {
         let Self { args, follower, aligner, frame, crop } = self;
         let (found, _) = follower.update(frame).with_context(|| name.to_owned())?;
         faces.begin_frame(frame.t_secs);
@@ -74,7 +140,7 @@ impl<'a> FaceReader<'a> {
             faces.any_seen = true;
             if size_px < args.min_face_px {
                 faces.too_small(size_px);
-            } else if let Some(stored) = cut(frame, face, aligner, crop, args.quality, split)? {
+            } else if let Some(stored) = cut(frame, face, aligner, crop, args.quality, known)? {
                 faces.push(face.id, centrality(face, frame), stored);
             }
         }
@@ -82,49 +148,43 @@ impl<'a> FaceReader<'a> {
     }
 }
 
-impl Worker<Clip> for FaceReader<'_> {
+impl<F: Footage> Worker<F> for FaceReader<'_> {
     type Output = Part;
 
-    fn work(&mut self, clip: &Clip, stop: &Stop<'_>) -> anyhow::Result<Option<Part>> {
-        let name = relative(&clip.path, &self.args.src);
-        let split = split_of(&clip.identity, self.args.val_share);
-        let mut part = Part::new(&clip.identity);
+    fn work(&mut self, clip: &F, stop: &Stop<'_>) -> anyhow::Result<Option<Part>> {
+        let name = relative(clip.path(), &self.args.src);
+        let (identity, video) = clip.names();
+        let split = clip.split(self.args);
+        let mut part = Part::new(identity);
         let mut faces = Faces::new(self.args);
         self.follower.forget();
-        if let Some(mut pictures) = Pictures::open(clip, self.args, &mut part)? {
+        if let Some(mut pictures) = clip.open(self.args, &mut part)? {
             while pictures.next(&mut self.frame, self.args, &mut part)? {
                 if stop.is_set() {
                     return Ok(None);
                 }
                 part.frames_read += 1;
-                self.look(&name, split, &mut faces)?;
+                match clip.sample(self.frame.index, self.frame.t_secs, split) {
+                    Ok(known) => self.look(&name, &known, &mut faces)?,
+                    Err(Refusal { reason, why }) => part.pass_over(reason, 1, format!("{name} ({why})")),
+                }
             }
         }
-        faces.finish(&clip.video, &name, &mut part);
+        faces.finish(video, &name, &mut part);
         Ok(Some(part))
     }
 }
 
 /// The pictures of one video, in order.
-enum Pictures {
+pub(super) enum Pictures {
     Video(VideoReader),
-    Files(std::vec::IntoIter<(PathBuf, f64)>),
+    Files(Enumerate<std::vec::IntoIter<(PathBuf, f64)>>),
 }
 
 impl Pictures {
-    /// `None` where the video cannot be read, which is noted.
-    fn open(clip: &Clip, args: &PrepareArgs, part: &mut Part) -> anyhow::Result<Option<Self>> {
-        if args.layout == Layout::Videos {
-            return Ok(Some(Self::Video(VideoReader::sample(&clip.path, args.fps())?)));
-        }
-        match frames_in(&clip.path, args.fps()) {
-            Ok(frames) => Ok(Some(Self::Files(frames.into_iter()))),
-            Err(error) => {
-                let what = format!("{} ({error})", relative(&clip.path, &args.src));
-                part.pass_over(Reason::Unreadable, 1, what);
-                Ok(None)
-            }
-        }
+    /// Pictures with their times in seconds.
+    pub(super) fn files(files: Vec<(PathBuf, f64)>) -> Self {
+        Self::Files(files.into_iter().enumerate())
     }
 
     /// Whether there is a next picture, now in `frame`. What cannot be read is noted; an error is not the video's.
@@ -148,18 +208,18 @@ impl Pictures {
                 Ok(false)
             }
             Self::Files(files) => {
-                for (path, t_secs) in files {
+                for (index, (path, t_secs)) in files {
                     let read = std::fs::read(&path).map_err(anyhow::Error::from);
                     match read.and_then(|bytes| Ok(Frame::decode(&bytes)?)) {
                         Ok(picture) => {
                             *frame = picture;
                             frame.t_secs = t_secs;
+                            frame.index = index as u64;
                             return Ok(true);
                         }
                         Err(error) => {
-                            let what = relative(&path, &args.src);
-                            let what = format!("{what} ({})", describe(error.as_ref()));
-                            part.pass_over(Reason::Unreadable, 1, what);
+                            let Refusal { reason, why } = Refusal::file(&error);
+                            part.pass_over(reason, 1, format!("{} ({why})", relative(&path, &args.src)));
                         }
                     }
                 }
@@ -169,14 +229,15 @@ impl Pictures {
     }
 }
 
-/// The aligned crop of a face with its landmarks and its pose in the crop, where alignment rolls it upright.
+/// The aligned crop of a face with what is known of its frame, its landmarks and its pose in the crop, where alignment
+/// rolls it upright. A pose that is known stands before the one that is found.
 fn cut(
     frame: &Frame,
     face: &Face,
     aligner: &Aligner,
     crop: &mut [u8],
     quality: u8,
-    split: Split,
+    known: &Sample,
 ) -> anyhow::Result<Option<Stored>> {
     let Some((seen, found)) = face.seen.zip(face.landmarks) else { return Ok(None) };
     let five = found.five_points();
@@ -185,10 +246,13 @@ fn cut(
         return Ok(None);
     }
     let side_px = aligner.side_px();
-    let pose = head_pose(&found.points, frame.width(), frame.height())
-        .map(|pose| pose_in_crop([pose.yaw_deg, pose.pitch_deg, pose.roll_deg], &to_crop));
+    let found_pose = || {
+        let pose = head_pose(&found.points, frame.width(), frame.height())?;
+        Some([pose.yaw_deg, pose.pitch_deg, pose.roll_deg])
+    };
+    let pose = known.pose.or_else(found_pose).map(|pose| pose_in_crop(pose, &to_crop));
     let landmarks = in_shares(&found.points.map(|p| to_crop.apply(p)), side_px, side_px);
-    let sample = Sample { pose, landmarks: Some(landmarks), ..Sample::unlabelled(frame.t_secs, split) };
+    let sample = Sample { pose, landmarks: Some(landmarks), ..*known };
     Ok(Some(Stored { jpeg: encode_jpeg(crop, side_px, side_px, 3, quality)?, sample }))
 }
 
@@ -303,7 +367,7 @@ impl Faces {
         let live = std::mem::take(&mut self.live);
         live.into_values().for_each(|track| self.retire(track));
         self.gone.sort_by(best_first);
-        if part.frames_read > 0 && !self.any_seen {
+        if self.frames > 0 && !self.any_seen {
             part.pass_over(Reason::NoFace, 1, name.to_owned());
         }
         if self.small > 0 {

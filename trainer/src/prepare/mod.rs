@@ -4,6 +4,8 @@ mod fer2013;
 mod followed;
 mod frames;
 mod in_order;
+mod labelled;
+mod pictures;
 mod report;
 mod tree;
 
@@ -15,7 +17,6 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use indicatif::ProgressBar;
-use semblance_face::landmarks::LANDMARKS;
 use semblance_face::track::FORGET_SECS;
 use semblance_face::{Bundle, Frame, Landmarker, Point};
 use serde::{Deserialize, Serialize};
@@ -25,7 +26,7 @@ use self::in_order::{Worker, in_order};
 pub use self::report::{FILE_NAME as REPORT, PassedOver, Reason, Report, Reports};
 pub use self::tree::Shard;
 use crate::inspect::Summary;
-use crate::store::{Provenance, Sample, Store, StoreWriter};
+use crate::store::{NamedPair, Provenance, Sample, Store, StoreWriter, write_pairs};
 use crate::{interrupt, progress};
 
 /// How a data set is laid out.
@@ -40,6 +41,37 @@ pub enum Layout {
     /// Video files identity/video/track.mp4 (VoxCeleb2), identity/clip.mp4, or clip.mp4 with an identity each; read
     /// through the ffmpeg program, their faces aligned.
     Videos,
+    /// RAF-DB, basic expressions: EmoLabel/list_patition_label.txt and Image/aligned (or Image/original).
+    Rafdb,
+    /// AffectNet: training.csv and validation.csv with Manually_Annotated_Images, or train_set and val_set with images and
+    /// annotations (.npy).
+    Affectnet,
+    /// LFW: Name/Name_0001.jpg (or a flat folder of such files) and pairs.txt.
+    Lfw,
+    /// Cross-Pose LFW: "aligned images" (or images) and pairs_CPLFW.txt.
+    Cplfw,
+    /// DISFA: ActionUnit_Labels, and Images/SN001/1.jpg or Videos_LeftCamera.
+    Disfa,
+    /// BP4D or BP4D+: AUCoding/F001_T1.csv and Sequences/F001/T1/0001.jpg.
+    Bp4d,
+    /// Sayette GFT: aucoding/001A.csv and images/001A/frame1.jpg.
+    Gft,
+    /// 300W-LP: AFW, HELEN, IBUG, LFPW and their _Flip, with a .mat beside each picture.
+    #[serde(rename = "300w-lp")]
+    #[value(name = "300w-lp")]
+    W300Lp,
+    /// AFLW2000-3D: image00002.jpg with a .mat beside it.
+    Aflw2000,
+    /// Renderings of BU-3DFE: F0001_AN01WH_...png and poses.csv (file,yaw,pitch).
+    Bu3dfe,
+    /// MAFL: CelebA's img_align_celeba and list_landmarks_align_celeba.txt, with training.txt and testing.txt.
+    Mafl,
+    /// 300-W: afw, helen, ibug and lfpw with a .pts beside each picture.
+    #[serde(rename = "300-w")]
+    #[value(name = "300-w")]
+    W300,
+    /// EmotioNet: lists of addresses and action units (.txt), and the pictures by their file names.
+    Emotionet,
 }
 
 impl Layout {
@@ -48,8 +80,55 @@ impl Layout {
             Self::Fer2013 => "fer2013",
             Self::Frames => "frames",
             Self::Videos => "videos",
+            Self::Rafdb => "rafdb",
+            Self::Affectnet => "affectnet",
+            Self::Lfw => "lfw",
+            Self::Cplfw => "cplfw",
+            Self::Disfa => "disfa",
+            Self::Bp4d => "bp4d",
+            Self::Gft => "gft",
+            Self::W300Lp => "300w-lp",
+            Self::Aflw2000 => "aflw2000",
+            Self::Bu3dfe => "bu3dfe",
+            Self::Mafl => "mafl",
+            Self::W300 => "300-w",
+            Self::Emotionet => "emotionet",
         }
     }
+
+    /// How its faces are aligned.
+    const fn alignment(self) -> Alignment {
+        match self {
+            Self::Videos => Alignment::Always,
+            Self::Frames
+            | Self::Rafdb
+            | Self::Lfw
+            | Self::Cplfw
+            | Self::Disfa
+            | Self::Bp4d
+            | Self::Gft
+            | Self::Bu3dfe
+            | Self::Emotionet => Alignment::ByFinder,
+            Self::Affectnet | Self::Mafl | Self::W300 => Alignment::ByMarks,
+            Self::Fer2013 => Alignment::Never("its pictures are crops already, too small to be cut again"),
+            Self::W300Lp | Self::Aflw2000 => {
+                Alignment::Never("its protocol judges the pose in a loose crop that is not turned")
+            }
+        }
+    }
+}
+
+/// How a layout's faces are aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alignment {
+    /// Found and followed, always.
+    Always,
+    /// Found and followed, with --align.
+    ByFinder,
+    /// By the points that the data set marks, with --align.
+    ByMarks,
+    /// Not at all, and why.
+    Never(&'static str),
 }
 
 /// Options of `trainer prepare`.
@@ -76,19 +155,29 @@ pub struct PrepareArgs {
     pub fps: Option<f64>,
 
     /// Find and follow the faces of each video, and store them cut out and aligned by five points, with 68 landmarks and
-    /// head pose (always so for layout videos)
+    /// head pose (always so for layout videos). Layouts affectnet, mafl and 300-w: align by the points that the data set
+    /// marks
     #[arg(long)]
     pub align: bool,
 
-    /// Find 68 landmarks in pictures that are kept as they are, each taken to be the crop of one face
+    /// Find 68 landmarks in pictures that are not aligned and have none, each taken to be the crop of one face
     #[arg(long)]
     pub landmarks: bool,
+
+    /// Layouts lfw and cplfw: the list of pairs, where it is not in the data set's folder; for lfw also a CSV with columns
+    /// fold,same,a,b
+    #[arg(long, value_name = "FILE")]
+    pub pairs: Option<PathBuf>,
+
+    /// Layout affectnet: leave pictures of contempt out, for the seven classes of AffectNet-7
+    #[arg(long)]
+    pub no_contempt: bool,
 
     /// Bundle whose networks find faces and landmarks, and whose crop template aligns them
     #[arg(long, default_value = "models/default")]
     pub bundle: PathBuf,
 
-    /// Side of aligned crops in pixels
+    /// Side of crops in pixels, aligned ones and those that a labelled data set's boxes or landmarks give
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(32..=1024))]
     pub side_px: u32,
 
@@ -120,7 +209,8 @@ pub struct PrepareArgs {
     #[arg(long, default_value_t = 95, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub quality: u8,
 
-    /// Share of the identities that go to validation (not for fer2013); the choice follows from their names alone
+    /// Share of the identities that go to validation, of the training part where the data set has a test part (not for
+    /// fer2013); the choice follows from their names alone. A picture of nobody in particular is an identity of its own
     #[arg(long, default_value_t = 0.1)]
     pub val_share: f64,
 
@@ -152,6 +242,8 @@ impl PrepareArgs {
             fps: None,
             align: false,
             landmarks: false,
+            pairs: None,
+            no_contempt: false,
             bundle: PathBuf::from("models/default"),
             side_px: 128,
             all_faces: false,
@@ -176,7 +268,11 @@ impl PrepareArgs {
 
     /// Whether faces are followed and aligned.
     fn follows(&self) -> bool {
-        self.layout == Layout::Videos || self.align
+        match self.layout.alignment() {
+            Alignment::Always => true,
+            Alignment::ByFinder => self.align,
+            Alignment::ByMarks | Alignment::Never(_) => false,
+        }
     }
 
     /// The bundle, where landmarks are wanted of pictures that are kept as they are.
@@ -191,8 +287,10 @@ impl PrepareArgs {
         if !self.src.exists() {
             bail!("{}: no such file or folder", self.src.display());
         }
-        let pictures = self.layout == Layout::Fer2013;
-        ensure!(!(self.align && pictures), "--align is for layout frames: fer2013 has crops already");
+        let layout = self.layout.name();
+        if let (true, Alignment::Never(why)) = (self.align, self.layout.alignment()) {
+            bail!("--align is not for layout {layout}: {why}");
+        }
         ensure!(
             !self.follows() || self.fps() * FORGET_SECS > 1.0,
             "--fps {}: a face cannot be followed over gaps of {FORGET_SECS} s and more",
@@ -201,6 +299,13 @@ impl PrepareArgs {
         ensure!(self.follows() || !self.all_faces, "--all-faces needs --align");
         ensure!(self.all_faces || !self.one_identity, "--one-identity needs --all-faces");
         ensure!(self.follows() || self.min_seconds.is_none(), "--min-seconds needs --align");
+        let unlabelled = matches!(self.layout, Layout::Frames | Layout::Videos);
+        ensure!(unlabelled || !self.all_faces, "--all-faces: the labels of layout {layout} are of one face");
+        ensure!(unlabelled || self.fps.is_none(), "--fps: layout {layout} has a rate of its own, or stills");
+        let paired = matches!(self.layout, Layout::Lfw | Layout::Cplfw);
+        ensure!(paired || self.pairs.is_none(), "--pairs is for layouts lfw and cplfw, not {layout}");
+        let contempt = self.layout == Layout::Affectnet;
+        ensure!(contempt || !self.no_contempt, "--no-contempt is for layout affectnet, not {layout}");
         Ok(())
     }
 }
@@ -272,6 +377,8 @@ struct Session<'a> {
     committed: usize,
     /// The video that the store's last frame is of.
     current: Option<(String, String)>,
+    /// The pairs of the data set's verification protocol, where it has one.
+    pairs: Option<Vec<NamedPair>>,
 }
 
 impl<'a> Session<'a> {
@@ -295,6 +402,7 @@ impl<'a> Session<'a> {
             bar: ProgressBar::hidden(),
             start: Instant::now(),
             current: None,
+            pairs: None,
         })
     }
 
@@ -399,6 +507,9 @@ impl<'a> Session<'a> {
                 skipped: self.report.total(),
             })?;
         }
+        if let Some(pairs) = self.pairs.take().filter(|_| !self.writer.is_empty()) {
+            write_pairs(&args.out, &pairs)?;
+        }
         eprintln!("{}", self.report);
         if stopped {
             eprintln!(
@@ -407,7 +518,7 @@ impl<'a> Session<'a> {
                 self.bar.length().unwrap_or(0)
             );
         } else {
-            eprintln!("{}", Summary::of(&Store::open(&args.out)?));
+            eprintln!("{}", Summary::of(&Store::open(&args.out)?)?);
         }
         Ok(())
     }
@@ -433,6 +544,7 @@ pub fn prepare(args: &PrepareArgs, stop: &AtomicBool) -> anyhow::Result<()> {
         Layout::Fer2013 => fer2013::read(&mut session)?,
         Layout::Frames if !args.align => frames::read(&mut session)?,
         Layout::Frames | Layout::Videos => followed::read(&mut session)?,
+        _ => labelled::read(&mut session)?,
     }
     session.close()
 }
@@ -454,8 +566,13 @@ fn crop_landmarks(landmarker: &mut Landmarker, crop: &Frame) -> anyhow::Result<O
     Ok(found.map(|found| in_shares(&found.points, crop.width(), crop.height())))
 }
 
-/// Landmarks in shares of a picture's sides.
-pub(crate) fn in_shares(points: &[Point; LANDMARKS], width: u32, height: u32) -> [f32; 136] {
+/// Points in shares of a picture's sides, `[x0, y0, x1, ..]`.
+pub(crate) fn in_shares<const POINTS: usize, const VALUES: usize>(
+    points: &[Point; POINTS],
+    width: u32,
+    height: u32,
+) -> [f32; VALUES] {
+    const { assert!(VALUES == 2 * POINTS) };
     let (width, height) = (width as f32, height as f32);
     std::array::from_fn(|i| {
         let p = points[i / 2];

@@ -44,6 +44,14 @@ pub enum Reason {
     Lost,
     /// A picture is stored without landmarks: none are found.
     NoLandmarks,
+    /// A list names a picture, or a picture needs a file, that is not there.
+    Missing,
+    /// A picture has no label.
+    NoLabel,
+    /// A picture's label is none that the layout has.
+    BadLabel,
+    /// The protocol leaves a picture out, or the caller wants it so.
+    LeftOut,
 }
 
 impl Reason {
@@ -61,6 +69,10 @@ impl Reason {
             Self::OtherFace => "other faces in view (--all-faces keeps them)",
             Self::Lost => "frames in which the face is not seen",
             Self::NoLandmarks => "pictures stored without landmarks, since none are found",
+            Self::Missing => "pictures that are listed but not there",
+            Self::NoLabel => "pictures without a label",
+            Self::BadLabel => "pictures whose label cannot be used",
+            Self::LeftOut => "pictures that are left out on purpose",
         }
     }
 }

@@ -97,7 +97,7 @@ fn sorted(mut clips: Vec<Clip>, root: &Path, what: &str, report: &mut Report) ->
 }
 
 /// Names and paths.
-type Entries = Vec<(String, PathBuf)>;
+pub(super) type Entries = Vec<(String, PathBuf)>;
 
 struct Walk<'a> {
     root: &'a Path,
@@ -139,7 +139,7 @@ impl Walk<'_> {
 }
 
 /// Folders and files in a folder, each by name; hidden ones left out.
-fn children(folder: &Path) -> io::Result<(Entries, Entries)> {
+pub(super) fn children(folder: &Path) -> io::Result<(Entries, Entries)> {
     let (mut folders, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -180,7 +180,7 @@ fn times_secs(numbers: &[Option<u64>], fps: f64) -> Vec<f64> {
 }
 
 /// The last run of digits in a name: 17 for `frame_0017.jpg`.
-fn frame_number(name: &str) -> Option<u64> {
+pub(super) fn frame_number(name: &str) -> Option<u64> {
     let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
     let end = stem.rfind(|c: char| c.is_ascii_digit())? + 1;
     let start = stem[..end].rfind(|c: char| !c.is_ascii_digit()).map_or(0, |i| i + 1);
