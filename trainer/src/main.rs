@@ -45,6 +45,9 @@ enum Command {
         trainer eval --protocol linear --random-init edge --data stores/fer2013\n  \
         trainer eval --protocol linear --descriptor hog --side-px 48 --data stores/fer2013\n  \
         trainer eval --task identity --protocol knn --checkpoint runs/simclr --data stores/voxceleb --split val\n  \
+        trainer eval --task au --protocol linear --folds 3 --checkpoint runs/clp --data stores/disfa\n  \
+        trainer eval --task pose --protocol linear --checkpoint runs/pcl --data stores/300w-lp --test-data stores/aflw2000\n  \
+        trainer eval --task verify --protocol linear --checkpoint runs/pcl --data stores/lfw\n  \
         trainer eval --protocol finetune --checkpoint runs/simclr --data stores/fer2013 --out runs/tuned\n  \
         trainer eval --protocol own-head --bundle models/default --data stores/fer2013 --json")]
     Eval(eval::EvalArgs),

@@ -1,19 +1,40 @@
-//! Embeddings of a split's labelled pictures.
+//! Embeddings of a store's pictures.
 
 use rayon::prelude::*;
 use semblance_face::labels::Expression;
 use semblance_face::{Bundle, Encoder};
-use tch::{Device, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use super::{Loaded, labelled};
 use crate::checkpoint::floats;
-use crate::data::{Batch, normalise, prefetch};
+use crate::data::{Batch, normalise, prefetch, training_device};
 use crate::hog::Hog;
 use crate::nets::{Encoder as TrainedEncoder, Phase, Precision};
 use crate::progress;
 use crate::store::{Split, Store};
 
-/// Embeddings and labels of the same pictures.
+/// Embeddings of some pictures, in their order.
+#[derive(Clone, Debug)]
+pub struct Embeddings {
+    /// Values of an embedding; 0 where there is no picture.
+    pub dim: usize,
+    /// Row-major `[pictures, dim]`.
+    pub values: Vec<f32>,
+}
+
+impl Embeddings {
+    /// Of this many pictures.
+    pub fn new(values: Vec<f32>, pictures: usize) -> Self {
+        Self { dim: values.len() / pictures.max(1), values }
+    }
+
+    /// `[pictures, dim]` on the device that training uses.
+    pub fn into_tensor(self) -> Tensor {
+        Tensor::from_slice(&self.values).view([-1, self.dim.max(1) as i64]).to_device(training_device())
+    }
+}
+
+/// Embeddings and expressions of the same pictures: what heads are scored on, and what is judged while training.
 #[derive(Clone, Debug)]
 pub struct Features {
     /// The classes that the labels count.
@@ -29,7 +50,12 @@ pub struct Features {
 impl Features {
     /// The embeddings.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks_exact(self.dim)
+        self.values.chunks_exact(self.dim.max(1))
+    }
+
+    /// The embeddings, `[pictures, dim]`, on the device that training uses.
+    pub fn tensor(&self) -> Tensor {
+        Tensor::from_slice(&self.values).view([-1, self.dim as i64]).to_device(training_device())
     }
 }
 
@@ -118,10 +144,7 @@ pub fn encoder_features(
     split: Split,
     classes: &[Expression],
 ) -> anyhow::Result<Features> {
-    let (indices, labels) = labelled(store, split, classes);
-    let values = embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, &indices)?;
-    let dim = loaded.encoder.embedding_size() as usize;
-    Ok(Features { classes: classes.to_vec(), labels, dim, values })
+    features(store, split, classes, |store, indices| loaded.embed(store, indices))
 }
 
 /// The same with a bundle's encoder.
@@ -134,9 +157,19 @@ pub fn bundle_features(
     split: Split,
     classes: &[Expression],
 ) -> anyhow::Result<Features> {
+    features(store, split, classes, |store, indices| {
+        Ok(Embeddings::new(embed_by_bundle(bundle, store, indices)?, indices.len()))
+    })
+}
+
+fn features(
+    store: &Store,
+    split: Split,
+    classes: &[Expression],
+    embed: impl FnOnce(&Store, &[usize]) -> anyhow::Result<Embeddings>,
+) -> anyhow::Result<Features> {
     let (indices, labels) = labelled(store, split, classes);
-    let values = embed_by_bundle(bundle, store, &indices)?;
-    let dim = Encoder::from_bundle(bundle)?.spec().embedding_size;
+    let Embeddings { dim, values } = embed(store, &indices)?;
     Ok(Features { classes: classes.to_vec(), labels, dim, values })
 }
 
@@ -152,7 +185,11 @@ fn collect(
     std::thread::scope(|scope| {
         for batch in prefetch(scope, store, batches.into_iter(), side_px) {
             let batch = batch?;
+            let before = values.len();
             embed(&batch, &mut values)?;
+            // What all will take, at once: a vector that grows by doubling would hold twice as much.
+            let dim = (values.len() - before) / batch.indices.len();
+            values.reserve_exact(dim * indices.len() - values.len());
             bar.inc(batch.indices.len() as u64);
         }
         anyhow::Ok(())

@@ -1,13 +1,14 @@
-//! Fine-tuning: encoder and classifier trained together, the epoch chosen on validation.
+//! Fine-tuning: encoder and head trained together, the epoch chosen on validation.
 
 use std::path::Path;
 
 use anyhow::{bail, ensure};
-use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Tensor, nn, nn::Module, no_grad};
+use tch::{Tensor, nn, nn::Module, no_grad};
 
-use super::{Loaded, Protocol, Report, classes, label_of, labelled};
+use super::expression::Expressions;
+use super::goal::{Goal, Side, Stores, TO_CHOOSE, TO_FIT, TO_SCORE};
+use super::{Loaded, Protocol, Report};
 use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, FILE_NAME, Meta, model_tensors};
 use crate::data::{epoch_order, mix, normalise, prefetch};
@@ -16,7 +17,7 @@ use crate::optim::{Optimizer, Rule, Schedule, named_parameters};
 use crate::store::{Split, Store};
 use crate::{config, progress};
 
-/// The classifier on top of the encoder.
+/// The head on top of the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Head {
@@ -30,7 +31,7 @@ pub enum Head {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneConfig {
-    /// The classifier.
+    /// The head.
     pub head: Head,
     /// Passes over the training split (SSLFER: 20 for AffectNet, 300 for FER2013).
     pub epochs: i64,
@@ -40,9 +41,11 @@ pub struct FinetuneConfig {
     pub lr: f64,
     /// L2 regularisation.
     pub weight_decay: f64,
-    /// Balanced softmax (Ren et al. 2020): logits are shifted by the classes' log frequencies while training.
+    /// Whether the encoder stays as it is and the head alone is trained: the other half of SSLFER's table 1.
+    pub freeze: bool,
+    /// Balanced softmax (Ren et al. 2020): logits are shifted by the classes' log frequencies while training; of expressions.
     pub balanced: bool,
-    /// Share of a label that is spread over all classes.
+    /// Share of a label that is spread over all classes; of expressions.
     pub label_smoothing: f64,
     /// Number format of the convolutions.
     pub precision: Precision,
@@ -60,6 +63,7 @@ impl Default for FinetuneConfig {
             batch: 64,
             lr: 1e-4,
             weight_decay: 5e-4,
+            freeze: false,
             balanced: true,
             label_smoothing: 0.0,
             precision: Precision::Auto,
@@ -85,35 +89,56 @@ impl FinetuneConfig {
         }
     }
 
-    fn build_head(&self, path: nn::Path<'_>, dim: i64, classes: i64) -> nn::Sequential {
+    fn build_head(&self, path: nn::Path<'_>, dim: i64, outputs: i64) -> nn::Sequential {
         let linear = |path: nn::Path<'_>, out| nn::linear(path, dim, out, Default::default());
         match self.head {
-            Head::Linear => nn::seq().add(linear(path, classes)),
+            Head::Linear => nn::seq().add(linear(path, outputs)),
             Head::Mlp3 => nn::seq()
                 .add(linear(&path / "first", dim))
                 .add_fn(Tensor::relu)
                 .add(linear(&path / "second", dim))
                 .add_fn(Tensor::relu)
-                .add(linear(&path / "third", classes)),
+                .add(linear(&path / "third", outputs)),
         }
     }
 }
 
-/// Trains on the training split and reports on `split`, with the weights of the epoch that is best on validation. Where
-/// `out` is given, those weights are written there as a run.
+/// Fine-tunes for expressions: trains on the training split and reports on `split`, with the weights of the epoch that is
+/// best on validation. Where `out` is given, those weights are written there as a run.
 ///
 /// # Errors
 /// Names the setting, file or picture that stands in the way.
 pub fn finetune(
     config: &FinetuneConfig,
-    mut loaded: Loaded,
+    loaded: Loaded,
     store: &Store,
     split: Split,
     out: Option<&Path>,
 ) -> anyhow::Result<Report> {
+    let mut expressions = Expressions::fine_tuned(store, config.balanced, config.label_smoothing)?;
+    tune(config, &mut expressions, loaded, Stores::one(store), split, out)
+}
+
+/// As [`finetune`], for any goal.
+///
+/// # Errors
+/// As [`finetune`].
+pub(super) fn tune<G: Goal>(
+    config: &FinetuneConfig,
+    goal: &mut G,
+    mut loaded: Loaded,
+    stores: Stores<'_>,
+    split: Split,
+    out: Option<&Path>,
+) -> anyhow::Result<G::Report> {
     config.check(loaded.side_px)?;
-    let classes = classes(store)?;
-    let (indices, labels) = labelled(store, Split::Train, &classes);
+    let views = goal.views(&config.augment)?;
+    let store = stores.fitted;
+    let train = Side::of(goal, store, Split::Train, TO_FIT)?;
+    let val = Side::of(goal, store, Split::Val, TO_CHOOSE)?;
+    let scored = Side::of(goal, stores.scored, split, TO_SCORE)?;
+    goal.weigh(&train.targets);
+    let indices = &train.frames;
     let steps_an_epoch = (indices.len() / config.batch) as i64;
     ensure!(
         steps_an_epoch > 0,
@@ -122,45 +147,42 @@ pub fn finetune(
         config.batch
     );
     tch::manual_seed(config.seed as i64);
+    let encoder_parameters = named_parameters(&loaded.vs);
     let dim = loaded.encoder.embedding_size();
-    let head = config.build_head(loaded.vs.root() / "head", dim, classes.len() as i64);
+    let head = config.build_head(loaded.vs.root() / "head", dim, goal.outputs());
     let device = loaded.vs.device();
-    let mut optimiser = Optimizer::new(Rule::Adam, named_parameters(&loaded.vs), config.weight_decay);
+    let mut parameters = named_parameters(&loaded.vs);
+    if config.freeze {
+        parameters.retain(|(name, _)| encoder_parameters.iter().all(|(encoder, _)| encoder != name));
+    }
+    let mut optimiser = Optimizer::new(Rule::Adam, parameters, config.weight_decay);
     let total_steps = steps_an_epoch * config.epochs;
     let schedule = Schedule::cosine(config.lr, total_steps);
-    let prior = log_frequencies(&labels, classes.len(), device);
     let bar = progress::bar(total_steps as u64, "finetune");
     let mut step = 0;
     let mut best: Option<BestEpoch> = None;
+    let measure = goal.measure();
     for epoch in 0..config.epochs {
-        let order = epoch_order(&indices, config.seed, epoch);
+        let order = epoch_order(indices, config.seed, epoch);
         let batches = order.chunks_exact(config.batch).map(<[usize]>::to_vec);
         std::thread::scope(|scope| {
-            for batch in prefetch(scope, store, batches, load_side_px(loaded.side_px, &config.augment)) {
+            for batch in prefetch(scope, store, batches, load_side_px(loaded.side_px, &views)) {
                 let batch = batch?;
                 let seed = mix(config.seed, step as u64);
                 let seeds: Vec<u64> = (0..config.batch as u64).map(|i| mix(seed, i)).collect();
                 let view = augment(
                     &batch.to_unit(device),
                     &batch.landmarks,
-                    &config.augment,
+                    &views,
                     i64::from(loaded.side_px),
                     &seeds,
                 );
                 let crops = normalise(&view, loaded.mean, loaded.std);
-                let mut logits =
-                    head.forward(&loaded.encoder.forward(&crops, Phase::ALONE, config.precision));
-                if config.balanced {
-                    logits += &prior;
-                }
-                let targets = targets(store, &batch.indices, &classes, device);
-                let loss = logits.cross_entropy_loss::<Tensor>(
-                    &targets,
-                    None,
-                    tch::Reduction::Mean,
-                    -100,
-                    config.label_smoothing,
-                );
+                let embed = |phase| loaded.encoder.forward(&crops, phase, config.precision);
+                let embeddings =
+                    if config.freeze { no_grad(|| embed(Phase::Eval)) } else { embed(Phase::ALONE) };
+                let targets = goal.targets(store, &batch.indices).to_device(device);
+                let loss = goal.loss(&head.forward(&embeddings), &targets);
                 optimiser.zero_grad();
                 loss.backward();
                 optimiser.step(schedule.lr_at(step));
@@ -170,30 +192,29 @@ pub fn finetune(
             }
             anyhow::Ok(())
         })?;
-        let accuracy = score(&loaded, &head, store, Split::Val, &classes)?.accuracy;
-        bar.println(format!("epoch {:>3}  validation accuracy {accuracy:.4}", epoch + 1));
-        log::info!("epoch {}: validation accuracy {accuracy:.4}", epoch + 1);
-        if best.as_ref().is_none_or(|best| accuracy > best.accuracy) {
+        let score = goal.score(&judge(goal, &loaded, &head, &val)?);
+        bar.println(format!("epoch {:>3}  validation {measure} {score:.4}", epoch + 1));
+        log::info!("epoch {}: validation {measure} {score:.4}", epoch + 1);
+        if best.as_ref().is_none_or(|best| score > best.score) {
             let weights = loaded.vs.variables().into_iter().map(|(n, v)| (n, v.detach().copy())).collect();
-            best = Some(BestEpoch { accuracy, epoch, weights });
+            best = Some(BestEpoch { score, epoch, weights });
         }
     }
     bar.finish_and_clear();
-    let Some(BestEpoch { accuracy: val_accuracy, epoch, weights }) = best else {
-        bail!("no epoch was trained")
-    };
+    let Some(BestEpoch { score, epoch, weights }) = best else { bail!("no epoch was trained") };
     restore(&mut loaded.vs, weights);
-    eprintln!("epoch {} of {} is best on validation ({val_accuracy:.4})", epoch + 1, config.epochs);
-    let report = score(&loaded, &head, store, split, &classes)?;
+    eprintln!("epoch {} of {} is best on validation ({measure} {score:.4})", epoch + 1, config.epochs);
+    let report = judge(goal, &loaded, &head, &scored)?;
     if let Some(out) = out {
-        save(config, &loaded, &classes, val_accuracy, step, out)?;
+        let labels = if config.head == Head::Linear { goal.rows() } else { Vec::new() };
+        save(config, &loaded, labels, (measure, score), step, out)?;
     }
     Ok(report)
 }
 
 /// The weights of the epoch that is best on validation so far.
 struct BestEpoch {
-    accuracy: f64,
+    score: f64,
     epoch: i64,
     weights: Vec<(String, Tensor)>,
 }
@@ -212,49 +233,26 @@ fn load_side_px(side_px: u32, augment: &AugmentConfig) -> u32 {
     (f64::from(side_px) / augment.crop_scale[1].max(0.875)).ceil() as u32
 }
 
-/// Log share of each class among these labels, `[classes]`.
-fn log_frequencies(labels: &[usize], classes: usize, device: Device) -> Tensor {
-    let mut counts = vec![0f32; classes];
-    for &label in labels {
-        counts[label] += 1.0;
-    }
-    let logs: Vec<f32> = counts.iter().map(|c| (c / labels.len() as f32).ln()).collect();
-    Tensor::from_slice(&logs).to_device(device)
-}
-
-fn targets(store: &Store, indices: &[usize], classes: &[Expression], device: Device) -> Tensor {
-    let labels: Vec<i64> =
-        indices.iter().filter_map(|&i| label_of(store, i, classes)).map(|label| label as i64).collect();
-    Tensor::from_slice(&labels).to_device(device)
-}
-
-fn score(
+fn judge<G: Goal>(
+    goal: &G,
     loaded: &Loaded,
     head: &nn::Sequential,
-    store: &Store,
-    split: Split,
-    classes: &[Expression],
-) -> anyhow::Result<Report> {
-    let features = super::encoder_features(loaded, store, split, classes)?;
-    let embeddings =
-        Tensor::from_slice(&features.values).view([-1, features.dim as i64]).to_device(loaded.vs.device());
-    let predicted: Vec<i64> = no_grad(|| Vec::try_from(head.forward(&embeddings).argmax(1, false)))?;
-    let predicted = predicted.into_iter().map(|p| p as usize);
-    Report::expression(Protocol::Finetune.name(), split, classes, &features.labels, predicted)
+    side: &Side<'_>,
+) -> anyhow::Result<G::Report> {
+    let embeddings = loaded.embed(side.store, &side.frames)?.into_tensor();
+    let outputs = no_grad(|| head.forward(&embeddings.to_device(loaded.vs.device())));
+    goal.report(Protocol::Finetune, side, &outputs)
 }
 
+/// Writes the run; `labels` are those of the head where a bundle takes it.
 fn save(
     config: &FinetuneConfig,
     loaded: &Loaded,
-    classes: &[Expression],
-    val_accuracy: f64,
+    labels: Vec<String>,
+    (measure, score): (&str, f64),
     step: i64,
     out: &Path,
 ) -> anyhow::Result<()> {
-    let labels = match config.head {
-        Head::Linear => classes.iter().map(|e| e.name().to_owned()).collect(),
-        Head::Mlp3 => Vec::new(),
-    };
     let meta = Meta {
         format: checkpoint::FORMAT,
         backbone: loaded.encoder.architecture().backbone,
@@ -265,7 +263,7 @@ fn save(
         labels,
         step,
         config: config::table_of(config)?,
-        scores: toml::Table::from_iter([("val_accuracy".to_owned(), val_accuracy.into())]),
+        scores: toml::Table::from_iter([(format!("val_{measure}"), score.into())]),
         data: Vec::new(),
     };
     std::fs::create_dir_all(out)?;

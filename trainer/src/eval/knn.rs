@@ -7,6 +7,7 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::Features;
+use super::goal::{class_tensor, classes_of, one_hot};
 use crate::data::training_device;
 use crate::ntxent::unit_rows;
 use crate::store::{Split, Store};
@@ -14,58 +15,52 @@ use crate::store::{Split, Store};
 /// Rows whose similarities to all others are held at a time.
 const ROWS: i64 = 1024;
 
-/// The class of each query by a vote among the `neighbours` nearest embeddings of `gallery`, each weighted by
-/// `exp(cosine / temperature)` (Wu et al. 2018, section 3.4).
+/// Neighbours that vote, and the temperature of their weights (Wu et al. 2018, section 3.4).
+pub(super) const NEIGHBOURS: usize = 20;
+pub(super) const TEMPERATURE: f64 = 0.07;
+
+/// For each query, the mean of the ballots of the `neighbours` nearest embeddings of `gallery`, each weighted by
+/// `exp(cosine / temperature)` (Wu et al. 2018, section 3.4). Embeddings are `[N, dim]` and `[M, dim]`, ballots
+/// `[N, values]`; the outcome is `[M, values]`, on the device of the queries.
+pub(super) fn vote(
+    gallery: &Tensor,
+    ballots: &Tensor,
+    queries: &Tensor,
+    neighbours: usize,
+    temperature: f64,
+) -> Tensor {
+    let (gallery, queries) = (unit_rows(gallery), unit_rows(queries));
+    let ballots = ballots.to_device(queries.device());
+    let (n, k) = (queries.size()[0], (neighbours as i64).min(gallery.size()[0]));
+    let block = |start: i64| {
+        let count = ROWS.min(n - start);
+        let (similarity, rows) =
+            queries.narrow(0, start, count).matmul(&gallery.tr()).topk(k, 1, true, false);
+        let weights = (similarity / temperature).softmax(1, Kind::Float).unsqueeze(-1);
+        let voted = ballots.index_select(0, &rows.flatten(0, -1)).view([count, k, -1]);
+        (weights * voted).sum_dim_intlist([1].as_slice(), false, None)
+    };
+    Tensor::cat(&(0..n).step_by(ROWS as usize).map(block).collect::<Vec<_>>(), 0)
+}
+
+/// The share of `queries` whose class gets the most of the vote of their neighbours (see [`vote`]).
 ///
 /// # Errors
 /// Where either has no picture.
-pub fn knn_predictions(
-    gallery: &Features,
-    queries: &Features,
-    neighbours: usize,
-    temperature: f64,
-) -> anyhow::Result<Vec<usize>> {
-    ensure!(
-        !gallery.labels.is_empty() && !queries.labels.is_empty(),
-        "there is no labelled picture to vote or to judge"
-    );
-    let labels: Vec<i64> = gallery.labels.iter().map(|&l| l as i64).collect();
-    let classes = gallery.classes.len() as i64;
-    let (gallery, queries) = (unit(gallery), unit(queries));
-    let voters = Tensor::from_slice(&labels).to_device(gallery.device());
-    let k = (neighbours as i64).min(gallery.size()[0]);
-    let mut predicted = Vec::with_capacity(queries.size()[0] as usize);
-    for start in (0..queries.size()[0]).step_by(ROWS as usize) {
-        let count = ROWS.min(queries.size()[0] - start);
-        let (similarity, rows) =
-            queries.narrow(0, start, count).matmul(&gallery.tr()).topk(k, 1, true, false);
-        let votes = Tensor::zeros([count, classes], (Kind::Float, queries.device()));
-        let voted = voters.index_select(0, &rows.flatten(0, -1)).view([count, k]);
-        let votes = votes.scatter_add(1, &voted, &(similarity / temperature).exp());
-        predicted
-            .extend(Vec::<i64>::try_from(votes.argmax(1, false))?.into_iter().map(|class| class as usize));
-    }
-    Ok(predicted)
-}
-
-/// The share of `queries` whose vote (see [`knn_predictions`]) is right.
-///
-/// # Errors
-/// As [`knn_predictions`].
 pub fn knn_accuracy(
     gallery: &Features,
     queries: &Features,
     neighbours: usize,
     temperature: f64,
 ) -> anyhow::Result<f64> {
-    let predicted = knn_predictions(gallery, queries, neighbours, temperature)?;
-    let right = predicted.iter().zip(&queries.labels).filter(|(a, b)| a == b).count();
+    ensure!(
+        !gallery.labels.is_empty() && !queries.labels.is_empty(),
+        "there is no labelled picture to vote or to judge"
+    );
+    let ballots = one_hot(&class_tensor(gallery.labels.iter().copied()), gallery.classes.len() as i64);
+    let votes = vote(&gallery.tensor(), &ballots, &queries.tensor(), neighbours, temperature);
+    let right = classes_of(&votes)?.zip(&queries.labels).filter(|(a, b)| a == *b).count();
     Ok(right as f64 / queries.labels.len() as f64)
-}
-
-fn unit(features: &Features) -> Tensor {
-    let rows = Tensor::from_slice(&features.values).view([-1, features.dim as i64]);
-    unit_rows(&rows.to_device(training_device()))
 }
 
 /// How well people are told apart: what an encoder of expressions should forget (SSLFER, table 2).
@@ -195,6 +190,25 @@ mod tests {
         });
         let expected = right.count() as f64 / 40.0;
         assert!((knn_accuracy(&train, &val, 7, 0.1).unwrap() - expected).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_mean_of_neighbours_matches_loops() {
+        let (train, val) = (random(30, 4, 3), random(10, 4, 4));
+        let values: Vec<f32> = (0..60).map(|i| (i % 7) as f32 - 3.0).collect();
+        let ballots = Tensor::from_slice(&values).view([30, 2]);
+        let means = vote(&train.tensor(), &ballots, &val.tensor(), 5, 0.2);
+        for (q, query) in val.rows().enumerate() {
+            let mut all: Vec<_> = train.rows().map(|r| cosine(query, r)).zip(values.chunks(2)).collect();
+            all.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let total: f64 = all.iter().take(5).map(|(c, _)| (c / 0.2).exp()).sum();
+            for axis in 0..2 {
+                let weighted = all.iter().take(5).map(|(c, v)| (c / 0.2).exp() * f64::from(v[axis]));
+                let expected = weighted.sum::<f64>() / total;
+                let got = means.double_value(&[q as i64, axis as i64]);
+                assert!((got - expected).abs() < 1e-4, "{q}: {got} {expected}");
+            }
+        }
     }
 
     #[test]

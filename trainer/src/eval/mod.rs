@@ -1,35 +1,53 @@
 //! `trainer eval`: how good an encoder is for a task, by a named protocol.
 
+mod au;
+mod expression;
 mod features;
 mod finetune;
+mod goal;
 mod knn;
+mod labels;
+mod landmarks;
+mod linear;
+mod pose;
 mod probe;
 mod report;
+mod retrieval;
+mod subject;
+mod va;
+mod verify;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
-use semblance_calib::{Heads, LinearHead};
-use semblance_face::labels::Expression;
-use semblance_face::{Bundle, Encoder};
+use semblance_calib::LinearHead;
 use serde::{Deserialize, Serialize};
 use tch::nn;
 
+use self::goal::{Goal, Stores};
+use self::subject::Subject;
 use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::data::training_device;
-use crate::hog::Hog;
 use crate::nets::{Backbone, Encoder as TrainedEncoder};
 use crate::store::{Split, Store};
 
+pub use au::{AuReport, AuScore};
+pub use expression::{bundle_report, classes, encoder_probe, labelled, own_head};
 pub use features::{
-    Features, InputSpec, bundle_features, describe_by_hog, embed, embed_by_bundle, encoder_features,
+    Embeddings, Features, InputSpec, bundle_features, describe_by_hog, embed, embed_by_bundle,
+    encoder_features,
 };
 pub use finetune::{FinetuneConfig, finetune};
-pub use knn::{IdentityReport, identity_knn, knn_accuracy, knn_predictions};
-pub use probe::{ClassWeights, fit_probe, hits, linear_probe, predictions};
+pub use knn::{IdentityReport, identity_knn, knn_accuracy};
+pub use landmarks::LandmarkReport;
+pub use pose::{PoseClassReport, PoseReport};
+pub use probe::{ClassWeights, fit_probe, hits, predictions};
 pub use report::{ClassReport, Report};
+pub use retrieval::RetrievalReport;
+pub use va::VaReport;
+pub use verify::VerifyReport;
 
 /// What is predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -39,20 +57,48 @@ pub enum Task {
     Expression,
     /// Who it is: how well an encoder tells people apart, which one of expressions should not
     Identity,
+    /// Whether two pictures are of one person: ten folds of pairs, as LFW has them (PCL, table 2)
+    Verify,
+    /// Valence and arousal (SSLFER, table 1)
+    Va,
+    /// Which action units are present (CLP, tables I to III; PCL, table 3)
+    Au,
+    /// Yaw, pitch and roll (PCL, table 4)
+    Pose,
+    /// Where the 68 landmarks are, or the five points (FAb-Net, on 300-W and MAFL)
+    Landmarks,
+    /// What other people's pictures that lie near have in common with a picture: expression, valence and arousal, pose
+    Retrieval,
+}
+
+impl Task {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Expression => "expression",
+            Self::Identity => "identity",
+            Self::Verify => "verify",
+            Self::Va => "va",
+            Self::Au => "au",
+            Self::Pose => "pose",
+            Self::Landmarks => "landmarks",
+            Self::Retrieval => "retrieval",
+        }
+    }
 }
 
 /// How a score comes about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
-    /// The encoder is frozen; a linear softmax classifier is fitted on its embeddings of the training split.
+    /// The encoder is frozen; a linear map is fitted on its embeddings of the training split: a softmax classifier, or what
+    /// the task needs.
     Linear,
-    /// Encoder and classifier are trained together on the training split.
+    /// Encoder and head are trained together on the training split.
     Finetune,
     /// The head that the run or the bundle already has; nothing is trained.
     OwnHead,
-    /// Nearest neighbours among frozen embeddings: 20 of the training split vote (expression), or the nearest one of
-    /// the same split decides (identity).
+    /// Nearest neighbours among frozen embeddings: 20 of the training split vote, or those of the same split are looked at
+    /// (identity, retrieval); for pairs, the cosine alone (verify).
     Knn,
 }
 
@@ -113,6 +159,10 @@ pub struct EvalArgs {
     #[arg(long)]
     pub data: PathBuf,
 
+    /// Store whose split is scored, where it is not the one that is trained on: --data 300W-LP --test-data AFLW2000
+    #[arg(long)]
+    pub test_data: Option<PathBuf>,
+
     /// What a picture counts in the loss of --protocol linear, where classes are not equally common
     #[arg(long, value_enum, default_value_t = ClassWeights::None)]
     pub class_weights: ClassWeights,
@@ -129,8 +179,22 @@ pub struct EvalArgs {
     #[arg(long)]
     pub out: Option<PathBuf>,
 
+    /// An action unit is present from this intensity on, in [0, 1]: 0.4 is level 2 of DISFA's 5, which its protocol takes;
+    /// codes of occurrence are 0 and 1 (task au)
+    #[arg(long, default_value_t = 0.4, value_parser = share)]
+    pub au_threshold: f32,
+
+    /// Cross-validation over all frames, whatever their split: people, sorted by name, are dealt in turn to this many folds
+    /// (task au, --protocol linear; the papers have 3)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=100))]
+    pub folds: Option<u32>,
+
+    /// Tell apart the (yaw, pitch) pairs that occur, in whole degrees, where they are few as in BU-3DFE (task pose)
+    #[arg(long)]
+    pub pose_classes: bool,
+
     /// Frames of one video closer than this in seconds are not looked up in each other; longer than a video is, other
-    /// videos alone count (task identity)
+    /// videos alone count (tasks identity, and verify where the store has no pairs)
     #[arg(long, default_value_t = 3.0)]
     pub apart_secs: f64,
 
@@ -141,6 +205,45 @@ pub struct EvalArgs {
     /// Print one JSON object on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|v: &f32| *v > 0.0 && *v <= 1.0)
+        .ok_or("give an intensity above 0, 1 at most".to_owned())
+}
+
+impl EvalArgs {
+    /// The settings of fine-tuning.
+    fn finetune_config(&self) -> anyhow::Result<FinetuneConfig> {
+        let mut config: FinetuneConfig = config::layered(self.config.as_deref(), toml::Table::new())?;
+        config.seed = self.seed.unwrap_or(config.seed);
+        Ok(config)
+    }
+
+    /// # Errors
+    /// Names an option that this task does not have.
+    fn check(&self) -> anyhow::Result<()> {
+        let (task, protocol) = (self.task.name(), self.protocol.name());
+        let linear_au = self.task == Task::Au && self.protocol == Protocol::Linear;
+        ensure!(self.folds.is_none() || linear_au, "--folds is for --task au --protocol linear");
+        ensure!(
+            self.folds.is_none() || self.test_data.is_none(),
+            "--folds scores every frame of --data: leave out --test-data"
+        );
+        ensure!(!self.pose_classes || self.task == Task::Pose, "--pose-classes is for --task pose");
+        let fits = !matches!(self.task, Task::Identity | Task::Verify | Task::Retrieval);
+        ensure!(
+            self.test_data.is_none() || fits && self.protocol != Protocol::OwnHead,
+            "--task {task} --protocol {protocol} trains nothing: give the store that is scored as --data"
+        );
+        ensure!(
+            self.class_weights == ClassWeights::None || self.task == Task::Expression,
+            "--class-weights is for --task expression"
+        );
+        Ok(())
+    }
 }
 
 /// An encoder with weights, and how it wants its input.
@@ -176,6 +279,15 @@ impl Loaded {
         InputSpec { side_px: self.side_px, mean: self.mean, std: self.std }
     }
 
+    /// Embeddings of whole crops of these frames, as [`embed`].
+    ///
+    /// # Errors
+    /// Names the picture that cannot be decoded.
+    pub fn embed(&self, store: &Store, indices: &[usize]) -> anyhow::Result<Embeddings> {
+        let values = features::embed(&self.encoder, self.vs.device(), self.input(), store, indices)?;
+        Ok(Embeddings::new(values, indices.len()))
+    }
+
     /// An encoder with random weights.
     pub fn random(backbone: Backbone, side_px: u32, seed: u64) -> Self {
         tch::manual_seed(seed as i64);
@@ -186,74 +298,39 @@ impl Loaded {
     }
 }
 
-/// The expressions that occur in the training split, in the project's order: the classes of every classifier.
-///
-/// # Errors
-/// Where fewer than two occur.
-pub fn classes(store: &Store) -> anyhow::Result<Vec<Expression>> {
-    let mut seen = [false; Expression::ALL.len()];
-    for index in store.split(Split::Train) {
-        if let Some(expression) = store.record(index).expression() {
-            seen[expression.index()] = true;
-        }
-    }
-    let classes: Vec<_> = Expression::ALL.into_iter().filter(|e| seen[e.index()]).collect();
-    let dir = store.dir().display();
-    ensure!(classes.len() > 1, "{dir}: the training split has fewer than two expressions to learn");
-    Ok(classes)
-}
-
-/// The frames of a split whose expression is one of `classes`, and its place among them.
-pub fn labelled(store: &Store, split: Split, classes: &[Expression]) -> (Vec<usize>, Vec<usize>) {
-    store.split(split).into_iter().filter_map(|i| Some((i, label_of(store, i, classes)?))).unzip()
-}
-
-/// The place of a frame's expression among `classes`; `None` where it has none of them.
-fn label_of(store: &Store, index: usize, classes: &[Expression]) -> Option<usize> {
-    let expression = store.record(index).expression()?;
-    classes.iter().position(|class| *class == expression)
-}
-
 /// Runs `trainer eval`.
 ///
 /// # Errors
 /// Names what stands in the way.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    args.check()?;
     let store = Store::open(&args.data)?;
-    check_split(args, &store)?;
+    let other = args.test_data.as_deref().map(Store::open).transpose()?;
+    let stores = Stores { fitted: &store, scored: other.as_ref().unwrap_or(&store) };
+    let has_pairs = args.task == Task::Verify && store.pairs()?.is_some();
+    if args.folds.is_none() && !has_pairs {
+        labels::check_split(args, stores.scored)?;
+    }
     let subject = Subject::from_args(args)?;
     match args.task {
-        Task::Expression => {
-            let mut report = judge_expression(args, subject, &store)?;
-            report.leave_out_known(&store);
-            print(args, &report)
-        }
+        Task::Expression => print(args, &expression::judge(args, subject, stores)?),
         Task::Identity => print(args, &judge_identity(args, &subject, &store)?),
-    }
-}
-
-/// # Errors
-/// Where the split has nothing to judge; names those that have.
-fn check_split(args: &EvalArgs, store: &Store) -> anyhow::Result<()> {
-    let usable = |split| {
-        let mut frames = store.split(split);
-        if args.task == Task::Expression {
-            frames.retain(|&i| store.record(i).expression().is_some());
+        Task::Verify => print(args, &verify::judge(args, &subject, &store)?),
+        Task::Va => print(args, &judge(args, va::Va, subject, stores)?),
+        Task::Au => {
+            let goal = au::ActionUnits::new(args.au_threshold);
+            match args.folds {
+                Some(folds) => print(args, &au::cross_validate(goal, &store, folds, &subject)?),
+                None => print(args, &judge(args, goal, subject, stores)?),
+            }
         }
-        frames.len()
-    };
-    let counts = Split::ALL.map(|split| (split, usable(split)));
-    if counts.iter().any(|&(split, count)| split == args.split && count > 0) {
-        return Ok(());
+        Task::Pose if args.pose_classes => {
+            print(args, &judge(args, pose::PoseClasses::new(&store)?, subject, stores)?)
+        }
+        Task::Pose => print(args, &judge(args, pose::Pose::default(), subject, stores)?),
+        Task::Landmarks => print(args, &judge(args, landmarks::Points::new(&store), subject, stores)?),
+        Task::Retrieval => print(args, &retrieval::judge(args, &subject, &store)?),
     }
-    let what = if args.task == Task::Expression { "labelled picture" } else { "picture" };
-    let there: Vec<_> = counts
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(split, count)| format!("--split {} ({count})", split.name()))
-        .collect();
-    let there = if there.is_empty() { "no split has one".to_owned() } else { there.join(" or ") };
-    bail!("{}: no {what} is in the {} split: {there}", store.dir().display(), args.split.name())
 }
 
 fn print(args: &EvalArgs, report: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<()> {
@@ -265,106 +342,22 @@ fn print(args: &EvalArgs, report: &(impl Serialize + std::fmt::Display)) -> anyh
     Ok(())
 }
 
-/// What is judged.
-enum Subject {
-    /// A network of the trainer's, with the checkpoint that it came from.
-    Trained(Box<Loaded>, Option<Box<Checkpoint>>),
-    /// A bundle, by the edge's own inference.
-    Shipped(Box<Bundle>),
-    /// Histograms of oriented gradients of crops of this side in pixels.
-    Hog(Hog, u32),
-}
-
-impl Subject {
-    fn from_args(args: &EvalArgs) -> anyhow::Result<Self> {
-        if let Some(HandMade::Hog) = args.descriptor {
-            let hog = Hog { cell_px: args.cell_px as usize, ..Hog::default() };
-            return Ok(Self::Hog(hog, args.side_px));
+/// Runs a task by the protocol that is asked for.
+fn judge<G: Goal>(
+    args: &EvalArgs,
+    mut goal: G,
+    subject: Subject,
+    stores: Stores<'_>,
+) -> anyhow::Result<G::Report> {
+    let embed = |store: &Store, frames: &[usize]| subject.embed(store, frames);
+    match args.protocol {
+        Protocol::Linear => goal::linear(&mut goal, stores, args.split, &embed),
+        Protocol::Knn => goal::knn(&goal, stores, args.split, &embed),
+        Protocol::Finetune => {
+            let (config, loaded) = (args.finetune_config()?, subject.into_loaded()?);
+            finetune::tune(&config, &mut goal, loaded, stores, args.split, args.out.as_deref())
         }
-        Ok(match (&args.checkpoint, &args.bundle, args.random_init) {
-            (Some(path), None, None) => {
-                let checkpoint = Checkpoint::load(path)?;
-                Self::Trained(Box::new(Loaded::from_checkpoint(&checkpoint)?), Some(Box::new(checkpoint)))
-            }
-            (None, Some(dir), None) => Self::Shipped(Box::new(Bundle::open(dir)?)),
-            (None, None, Some(backbone)) => {
-                Self::Trained(Box::new(Loaded::random(backbone, args.side_px, args.seed.unwrap_or(0))), None)
-            }
-            _ => bail!("give one of --checkpoint, --bundle, --random-init and --descriptor"),
-        })
-    }
-
-    /// Embeddings and labels of a split's labelled pictures.
-    fn features(&self, store: &Store, split: Split, classes: &[Expression]) -> anyhow::Result<Features> {
-        let (indices, labels) = labelled(store, split, classes);
-        let (values, dim) = self.embed(store, &indices)?;
-        Ok(Features { classes: classes.to_vec(), labels, dim, values })
-    }
-
-    /// Embeddings of these frames and the number of values of each.
-    fn embed(&self, store: &Store, indices: &[usize]) -> anyhow::Result<(Vec<f32>, usize)> {
-        Ok(match self {
-            Self::Trained(loaded, _) => (
-                embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, indices)?,
-                loaded.encoder.embedding_size() as usize,
-            ),
-            Self::Shipped(bundle) => (
-                embed_by_bundle(bundle, store, indices)?,
-                Encoder::from_bundle(bundle)?.spec().embedding_size,
-            ),
-            Self::Hog(hog, side_px) => {
-                let side = *side_px as usize;
-                (describe_by_hog(hog, *side_px, store, indices)?, hog.descriptor_len(side, side)?)
-            }
-        })
-    }
-}
-
-/// Neighbours that vote on an expression, and the temperature of their weights (Wu et al. 2018, section 3.4).
-const NEIGHBOURS: usize = 20;
-const TEMPERATURE: f64 = 0.07;
-
-fn judge_expression(args: &EvalArgs, subject: Subject, store: &Store) -> anyhow::Result<Report> {
-    match (args.protocol, subject) {
-        (Protocol::Linear, subject) => {
-            probe_report(store, args.split, args.class_weights, |split, classes| {
-                subject.features(store, split, classes)
-            })
-        }
-        (Protocol::Knn, subject) => {
-            let classes = classes(store)?;
-            let gallery = subject.features(store, Split::Train, &classes)?;
-            let queries = subject.features(store, args.split, &classes)?;
-            let predicted = knn_predictions(&gallery, &queries, NEIGHBOURS, TEMPERATURE)?;
-            Report::expression(
-                Protocol::Knn.name(),
-                args.split,
-                &classes,
-                &queries.labels,
-                predicted.into_iter(),
-            )
-        }
-        (Protocol::Finetune, Subject::Trained(loaded, _)) => {
-            let mut config: FinetuneConfig =
-                config::layered(args.config.as_deref(), toml::Table::from_iter([]))?;
-            config.seed = args.seed.unwrap_or(config.seed);
-            finetune(&config, *loaded, store, args.split, args.out.as_deref())
-        }
-        (Protocol::OwnHead, Subject::Trained(loaded, checkpoint)) => {
-            let checkpoint = checkpoint.context("an encoder with random weights has no head")?;
-            let head = checkpoint_head(&checkpoint)?;
-            let features = encoder_features(&loaded, store, args.split, &head_classes(&head)?)?;
-            own_head(&features, &head, args.split)
-        }
-        (Protocol::Finetune, Subject::Shipped(_)) => {
-            bail!("a bundle is not trained any further: --protocol own-head scores its own heads")
-        }
-        (Protocol::OwnHead, Subject::Shipped(bundle)) => bundle_report(&bundle, store, args.split),
-        (Protocol::Finetune | Protocol::OwnHead, Subject::Hog(..)) => {
-            bail!(
-                "a descriptor that is not learnt has no weights to fine-tune and no head: --protocol linear or knn"
-            )
-        }
+        Protocol::OwnHead => bail!("--protocol own-head is for --task expression"),
     }
 }
 
@@ -375,52 +368,8 @@ fn judge_identity(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow::
         args.protocol.name()
     );
     let indices = store.split(args.split);
-    let (embeddings, dim) = subject.embed(store, &indices)?;
-    identity_knn(store, args.split, &indices, &embeddings, dim, args.apart_secs)
-}
-
-/// Scores a bundle's own head, with the edge's own inference.
-///
-/// # Errors
-/// Where it has no expression head, or there is nothing to score.
-pub fn bundle_report(bundle: &Bundle, store: &Store, split: Split) -> anyhow::Result<Report> {
-    let dir = || bundle.dir().display().to_string();
-    let heads = Heads::from_safetensors(bundle.heads_safetensors()).with_context(dir)?;
-    let head = heads.expression().with_context(|| format!("{}: no expression head", dir()))?;
-    own_head(&bundle_features(bundle, store, split, &head_classes(head)?)?, head, split)
-}
-
-/// The linear probe of an encoder, scored on `split`.
-///
-/// # Errors
-/// Where training or validation split have no labelled picture, or there is nothing to score.
-pub fn encoder_probe(loaded: &Loaded, store: &Store, split: Split) -> anyhow::Result<Report> {
-    probe_report(store, split, ClassWeights::None, |split, classes| {
-        encoder_features(loaded, store, split, classes)
-    })
-}
-
-/// Fits the probe on what `features` gives of training and validation, and scores it on `split`.
-fn probe_report(
-    store: &Store,
-    split: Split,
-    weights: ClassWeights,
-    features: impl Fn(Split, &[Expression]) -> anyhow::Result<Features>,
-) -> anyhow::Result<Report> {
-    let classes = classes(store)?;
-    let head = linear_probe(&features(Split::Train, &classes)?, &features(Split::Val, &classes)?, weights)?;
-    let mut report = own_head(&features(split, &classes)?, &head, split)?;
-    report.protocol = Protocol::Linear.name();
-    Ok(report)
-}
-
-/// Scores a head on embeddings.
-///
-/// # Errors
-/// Where there is nothing to score.
-pub fn own_head(features: &Features, head: &LinearHead, split: Split) -> anyhow::Result<Report> {
-    let predicted = predictions(head, features);
-    Report::expression(Protocol::OwnHead.name(), split, &features.classes, &features.labels, predicted)
+    let embeddings = subject.embed(store, &indices)?;
+    identity_knn(store, args.split, &indices, &embeddings.values, embeddings.dim, args.apart_secs)
 }
 
 /// The head that a fine-tuned run has.
@@ -434,17 +383,8 @@ pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
         "this run ({}) has no head of its own: fine-tune it with `trainer eval --protocol finetune --out RUN`",
         meta.method
     );
-    let values = |name: &str| -> anyhow::Result<Vec<f32>> {
-        Ok(crate::checkpoint::floats(&checkpoint.tensor(name)?)?)
-    };
-    let (weight, bias) = (values("model.head.weight")?, values("model.head.bias")?);
-    let dim = meta.backbone.at(meta.side_px).embedding_size() as usize;
+    let (weight, bias) = (checkpoint.tensor("model.head.weight")?, checkpoint.tensor("model.head.bias")?);
+    let dim = weight.size().last().copied().unwrap_or_default() as usize;
+    let (weight, bias) = (crate::checkpoint::floats(&weight)?, crate::checkpoint::floats(&bias)?);
     Ok(LinearHead::new("expression", meta.labels.clone(), dim, weight, bias)?)
-}
-
-/// The expressions behind a head's rows.
-fn head_classes(head: &LinearHead) -> anyhow::Result<Vec<Expression>> {
-    let parse =
-        |name: &String| Expression::from_name(name).with_context(|| format!("label '{name}' is not known"));
-    head.labels().iter().map(parse).collect()
 }

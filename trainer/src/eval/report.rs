@@ -7,8 +7,9 @@ use semblance_calib::metrics::Confusion;
 use semblance_face::labels::Expression;
 use serde::Serialize;
 
+use super::goal::Stores;
 use super::labelled;
-use crate::store::{Split, Store};
+use crate::store::Split;
 
 /// Scores of one task by one protocol on one split.
 #[derive(Clone, Debug, Serialize)]
@@ -18,7 +19,7 @@ pub struct Report {
     /// The protocol.
     pub protocol: &'static str,
     /// The split that was scored.
-    pub split: Split,
+    pub split: &'static str,
     /// Pictures scored.
     pub n: u64,
     /// Share of pictures classified right.
@@ -65,7 +66,7 @@ impl Report {
     /// Where there are none, or one is out of range.
     pub fn expression(
         protocol: &'static str,
-        split: Split,
+        split: &'static str,
         classes: &[Expression],
         labels: &[usize],
         predicted: impl Iterator<Item = usize>,
@@ -76,7 +77,7 @@ impl Report {
             confusion.add(*truth, predicted)?;
             right.push(*truth == predicted);
         }
-        anyhow::ensure!(confusion.total() > 0, "the {} split has no labelled picture to score", split.name());
+        anyhow::ensure!(confusion.total() > 0, "the {split} split has no labelled picture to score");
         let class = |(i, e): (usize, &Expression)| {
             let s = confusion.class(i);
             ClassReport {
@@ -103,17 +104,18 @@ impl Report {
         })
     }
 
-    /// Scores what is left without the pictures that are in the store's training split as well: the same JPEG, which is
-    /// what `prepare` makes of the same pixels.
-    pub fn leave_out_known(&mut self, store: &Store) {
-        if self.split == Split::Train {
+    /// Scores what is left without the pictures that are in the training split as well: the same JPEG, which is what
+    /// `prepare` makes of the same pixels. `split` is the one that was scored.
+    pub fn leave_out_known(&mut self, stores: Stores<'_>, split: Split) {
+        if stores.scores_training(split) {
             return;
         }
         let classes: Vec<_> = self.per_class.iter().filter_map(|c| Expression::from_name(c.label)).collect();
-        let (scored, _) = labelled(store, self.split, &classes);
-        let known: HashSet<&[u8]> =
-            store.split(Split::Train).into_iter().map(|i| store.record(i).jpeg()).collect();
-        let fresh = scored.iter().zip(&self.right).filter(|(i, _)| !known.contains(store.record(**i).jpeg()));
+        let (scored, _) = labelled(stores.scored, split, &classes);
+        let train = stores.fitted.split(Split::Train);
+        let known: HashSet<&[u8]> = train.into_iter().map(|i| stores.fitted.record(i).jpeg()).collect();
+        let fresh = (scored.iter().zip(&self.right))
+            .filter(|(i, _)| !known.contains(stores.scored.record(**i).jpeg()));
         let (n, hits) = fresh.fold((0u64, 0u64), |(n, hits), (_, right)| (n + 1, hits + u64::from(*right)));
         self.n_without_duplicates = Some(n);
         self.accuracy_without_duplicates = (n > 0).then(|| hits as f64 / n as f64);
@@ -122,7 +124,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (task, protocol, split) = (self.task, self.protocol, self.split.name());
+        let (task, protocol, split) = (self.task, self.protocol, self.split);
         writeln!(f, "{task}, {protocol}, {split} split, n = {}", self.n)?;
         let (accuracy, f1, recall) = (self.accuracy, self.macro_f1, self.mean_recall);
         writeln!(f, "accuracy {accuracy:.4}   macro F1 {f1:.4}   mean recall {recall:.4}")?;
@@ -153,7 +155,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::prepare::encode_jpeg;
-    use crate::store::{Provenance, Sample, StoreWriter};
+    use crate::store::{Provenance, Sample, Store, StoreWriter};
 
     #[test]
     fn pictures_that_training_has_as_well_are_left_out() {
@@ -184,8 +186,9 @@ mod tests {
         let scored = |split, predicted: &[usize]| {
             let (_, labels) = labelled(&store, split, &classes);
             let predicted = predicted.iter().copied();
-            let mut report = Report::expression("linear", split, &classes, &labels, predicted).unwrap();
-            report.leave_out_known(&store);
+            let mut report =
+                Report::expression("linear", split.name(), &classes, &labels, predicted).unwrap();
+            report.leave_out_known(Stores::one(&store), split);
             report
         };
         // Right, wrong, right, right; the first and the third stand in training.
