@@ -31,4 +31,5 @@ pub mod pretrain;
 pub mod progress;
 pub mod store;
 pub mod synth;
+pub mod table;
 pub mod tensorboard;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use semblance_trainer::{
     allocator, bench, cuda, eval, export, facecheck, finder, inspect, landmarks, make, prepare, pretrain,
-    synth,
+    synth, table,
 };
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
@@ -51,6 +51,12 @@ enum Command {
         trainer eval --protocol finetune --checkpoint runs/simclr --data stores/fer2013 --out runs/tuned\n  \
         trainer eval --protocol own-head --bundle models/default --data stores/fer2013 --json")]
     Eval(eval::EvalArgs),
+    /// Train and judge a table of a paper, and set it beside the published figures
+    #[command(after_help = "Examples:\n  \
+        trainer synth --out stores/people --identities 120 --fps 8 --seconds 8 --side-px 64\n  \
+        trainer synth --out stores/others --identities 60 --clips 2 --seed 1 --side-px 64\n  \
+        trainer table pcl-5 --data stores/people --probe stores/others --out tables")]
+    Table(table::TableArgs),
     /// Write a run's encoder and head as a bundle for the edge, checked in tract
     #[command(after_help = "Example:\n  trainer export --checkpoint runs/tuned --out models/mine")]
     Export(export::ExportArgs),
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
         }
         Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Table(args) => table::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Make(args) => make::run(&args),
         Command::Finder(args) => finder::run(&args),

@@ -141,7 +141,7 @@ pub(super) fn judge(args: &EvalArgs, subject: Subject, stores: Stores<'_>) -> an
             own_head(&features, &head, args.split)?
         }
         (Protocol::OwnHead, Subject::Shipped(bundle)) => bundle_report(&bundle, stores.scored, args.split)?,
-        (Protocol::OwnHead, Subject::Hog(..)) => no_weights()?,
+        (Protocol::OwnHead, Subject::Hog(..) | Subject::Known(_)) => no_weights()?,
         (Protocol::Linear | Protocol::Knn, subject) => {
             super::judge(args, Expressions::new(stores.fitted, args.class_weights)?, subject, stores)?
         }

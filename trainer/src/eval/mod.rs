@@ -18,6 +18,7 @@ mod va;
 mod verify;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
@@ -215,6 +216,32 @@ fn share(text: &str) -> Result<f32, String> {
 }
 
 impl EvalArgs {
+    /// The defaults of the flags.
+    pub fn new(task: Task, protocol: Protocol, data: PathBuf) -> Self {
+        Self {
+            task,
+            protocol,
+            checkpoint: None,
+            bundle: None,
+            random_init: None,
+            descriptor: None,
+            cell_px: 8,
+            side_px: 64,
+            data,
+            test_data: None,
+            class_weights: ClassWeights::None,
+            split: Split::Test,
+            config: None,
+            out: None,
+            au_threshold: 0.4,
+            folds: None,
+            pose_classes: false,
+            apart_secs: 3.0,
+            seed: None,
+            json: false,
+        }
+    }
+
     /// The settings of fine-tuning.
     fn finetune_config(&self) -> anyhow::Result<FinetuneConfig> {
         let mut config: FinetuneConfig = config::layered(self.config.as_deref(), toml::Table::new())?;
@@ -304,6 +331,54 @@ impl Loaded {
 /// Names what stands in the way.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.check()?;
+    let Evaluation { text, json } = evaluate(args, |_| Subject::from_args(args))?;
+    if args.json {
+        println!("{json}");
+    } else {
+        println!("{text}");
+    }
+    Ok(())
+}
+
+/// What came of judging.
+#[derive(Clone, Debug)]
+pub struct Evaluation {
+    /// For people.
+    pub text: String,
+    /// For programs: at least `task`, `protocol`, `split`, `n` and the measures by their usual names.
+    pub json: serde_json::Value,
+}
+
+impl Evaluation {
+    fn of(report: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<Self> {
+        Ok(Self { text: report.to_string(), json: serde_json::to_value(report)? })
+    }
+}
+
+/// Judges one encoder by several tasks on frozen embeddings of one store, each picture of which is embedded once.
+///
+/// # Errors
+/// Names what stands in the way.
+pub fn evaluate_all(loaded: Loaded, tasks: &[EvalArgs]) -> anyhow::Result<Vec<Evaluation>> {
+    let Some(first) = tasks.first() else { return Ok(Vec::new()) };
+    let store = Store::open(&first.data)?;
+    let all: Vec<usize> = (0..store.len()).collect();
+    let embeddings = Rc::new(loaded.embed(&store, &all)?);
+    drop(loaded);
+    tasks
+        .iter()
+        .map(|args| {
+            args.check()?;
+            ensure!(args.data == first.data, "{}: not the store of the other tasks", args.data.display());
+            evaluate(args, |_| Ok(Subject::Known(Rc::clone(&embeddings))))
+        })
+        .collect()
+}
+
+fn evaluate(
+    args: &EvalArgs,
+    subject: impl FnOnce(&EvalArgs) -> anyhow::Result<Subject>,
+) -> anyhow::Result<Evaluation> {
     let store = Store::open(&args.data)?;
     let other = args.test_data.as_deref().map(Store::open).transpose()?;
     let stores = Stores { fitted: &store, scored: other.as_ref().unwrap_or(&store) };
@@ -311,35 +386,26 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if args.folds.is_none() && !has_pairs {
         labels::check_split(args, stores.scored)?;
     }
-    let subject = Subject::from_args(args)?;
+    let subject = subject(args)?;
     match args.task {
-        Task::Expression => print(args, &expression::judge(args, subject, stores)?),
-        Task::Identity => print(args, &judge_identity(args, &subject, &store)?),
-        Task::Verify => print(args, &verify::judge(args, &subject, &store)?),
-        Task::Va => print(args, &judge(args, va::Va, subject, stores)?),
+        Task::Expression => Evaluation::of(&expression::judge(args, subject, stores)?),
+        Task::Identity => Evaluation::of(&judge_identity(args, &subject, &store)?),
+        Task::Verify => Evaluation::of(&verify::judge(args, &subject, &store)?),
+        Task::Va => Evaluation::of(&judge(args, va::Va, subject, stores)?),
         Task::Au => {
             let goal = au::ActionUnits::new(args.au_threshold);
             match args.folds {
-                Some(folds) => print(args, &au::cross_validate(goal, &store, folds, &subject)?),
-                None => print(args, &judge(args, goal, subject, stores)?),
+                Some(folds) => Evaluation::of(&au::cross_validate(goal, &store, folds, &subject)?),
+                None => Evaluation::of(&judge(args, goal, subject, stores)?),
             }
         }
         Task::Pose if args.pose_classes => {
-            print(args, &judge(args, pose::PoseClasses::new(&store)?, subject, stores)?)
+            Evaluation::of(&judge(args, pose::PoseClasses::new(&store)?, subject, stores)?)
         }
-        Task::Pose => print(args, &judge(args, pose::Pose::default(), subject, stores)?),
-        Task::Landmarks => print(args, &judge(args, landmarks::Points::new(&store), subject, stores)?),
-        Task::Retrieval => print(args, &retrieval::judge(args, &subject, &store)?),
+        Task::Pose => Evaluation::of(&judge(args, pose::Pose::default(), subject, stores)?),
+        Task::Landmarks => Evaluation::of(&judge(args, landmarks::Points::new(&store), subject, stores)?),
+        Task::Retrieval => Evaluation::of(&retrieval::judge(args, &subject, &store)?),
     }
-}
-
-fn print(args: &EvalArgs, report: &(impl Serialize + std::fmt::Display)) -> anyhow::Result<()> {
-    if args.json {
-        println!("{}", serde_json::to_string(report)?);
-    } else {
-        println!("{report}");
-    }
-    Ok(())
 }
 
 /// Runs a task by the protocol that is asked for.

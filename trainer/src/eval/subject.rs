@@ -1,5 +1,7 @@
 //! What is judged: a network of the trainer's, a bundle, or a descriptor.
 
+use std::rc::Rc;
+
 use anyhow::bail;
 use semblance_face::Bundle;
 
@@ -17,6 +19,8 @@ pub(super) enum Subject {
     Shipped(Box<Bundle>),
     /// Histograms of oriented gradients of crops of this side in pixels.
     Hog(Hog, u32),
+    /// Embeddings of all pictures of the one store that is asked for.
+    Known(Rc<Embeddings>),
 }
 
 impl Subject {
@@ -48,7 +52,7 @@ impl Subject {
             Self::Shipped(_) => {
                 bail!("a bundle is not trained any further: --protocol own-head scores its own heads")
             }
-            Self::Hog(..) => no_weights(),
+            Self::Hog(..) | Self::Known(_) => no_weights(),
         }
     }
 
@@ -61,6 +65,10 @@ impl Subject {
             }
             Self::Hog(hog, side_px) => {
                 Ok(Embeddings::new(describe_by_hog(hog, *side_px, store, indices)?, indices.len()))
+            }
+            Self::Known(all) => {
+                let row = |&i: &usize| &all.values[i * all.dim..(i + 1) * all.dim];
+                Ok(Embeddings { dim: all.dim, values: indices.iter().flat_map(row).copied().collect() })
             }
         }
     }

@@ -87,6 +87,11 @@ impl Recipe {
         })
     }
 
+    /// Its small twin; itself where it is one.
+    pub fn twin(self) -> Option<Self> {
+        Self::all().find(|other| other.row == self.row && other.small.is_some())
+    }
+
     /// What it is, in words.
     pub fn about(self) -> String {
         let lines = self.text.lines().take_while(|line| line.starts_with('#'));

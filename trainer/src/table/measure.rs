@@ -1,0 +1,118 @@
+//! What every row of a table is judged by.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::eval::{ClassWeights, EvalArgs, Loaded, Protocol, Task, evaluate_all};
+
+/// A column of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// Mean recall of a linear probe whose classes count the same, in `[0,1]`.
+    Expression,
+    /// CCC of a ridge regression of valence.
+    Valence,
+    /// The same of arousal.
+    Arousal,
+    /// Mean F1 of CLP's probe.
+    #[serde(rename = "action units")]
+    ActionUnits,
+    /// Accuracy of the nearest neighbour among other videos.
+    Identity,
+    /// Accuracy of LFW's protocol.
+    Verification,
+    /// Mean absolute error of yaw, pitch and roll by a linear regression, in degrees.
+    Pose,
+    /// Error of landmarks by a linear regression, in per cent of the distance between the eyes.
+    Landmarks,
+}
+
+impl Measure {
+    /// Every measure, in the order of columns.
+    pub const ALL: [Self; 8] = [
+        Self::Expression,
+        Self::Valence,
+        Self::Arousal,
+        Self::ActionUnits,
+        Self::Identity,
+        Self::Verification,
+        Self::Pose,
+        Self::Landmarks,
+    ];
+
+    /// The column's heading.
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Self::Expression => "expression, mean recall",
+            Self::Valence => "valence, CCC",
+            Self::Arousal => "arousal, CCC",
+            Self::ActionUnits => "action units, F1",
+            Self::Identity => "identity, 1-NN",
+            Self::Verification => "verification",
+            Self::Pose => "pose, MAE in degrees",
+            Self::Landmarks => "landmarks, NME in %",
+        }
+    }
+
+    /// Whether less is better.
+    pub const fn is_an_error(self) -> bool {
+        matches!(self, Self::Pose | Self::Landmarks)
+    }
+
+    /// The evaluation that it is read from, and its name there.
+    const fn source(self) -> (Task, Protocol, &'static str) {
+        match self {
+            Self::Expression => (Task::Expression, Protocol::Linear, "mean_recall"),
+            Self::Valence => (Task::Va, Protocol::Linear, "ccc_valence"),
+            Self::Arousal => (Task::Va, Protocol::Linear, "ccc_arousal"),
+            Self::ActionUnits => (Task::Au, Protocol::Linear, "f1_mean"),
+            Self::Identity => (Task::Identity, Protocol::Knn, "accuracy"),
+            Self::Verification => (Task::Verify, Protocol::Linear, "accuracy"),
+            Self::Pose => (Task::Pose, Protocol::Linear, "mae_mean"),
+            Self::Landmarks => (Task::Landmarks, Protocol::Linear, "nme"),
+        }
+    }
+}
+
+/// What an encoder has of each measure.
+pub type Scores = BTreeMap<Measure, f64>;
+
+/// Longer than any video: people are looked for in other videos alone.
+const OTHER_VIDEOS_SECS: f64 = 1e9;
+
+/// Judges an encoder on the labelled people of a store, by every measure that its labels allow.
+///
+/// # Errors
+/// Names what stands in the way.
+pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
+    let mut tasks: Vec<(Task, Protocol)> = Vec::new();
+    for measure in Measure::ALL {
+        let (task, protocol, _) = measure.source();
+        if !tasks.contains(&(task, protocol)) {
+            tasks.push((task, protocol));
+        }
+    }
+    let args: Vec<EvalArgs> = tasks
+        .iter()
+        .map(|&(task, protocol)| EvalArgs {
+            class_weights: match task {
+                Task::Expression => ClassWeights::Balanced,
+                _ => ClassWeights::None,
+            },
+            apart_secs: OTHER_VIDEOS_SECS,
+            ..EvalArgs::new(task, protocol, probe.to_owned())
+        })
+        .collect();
+    let judged = evaluate_all(loaded, &args)?;
+    let score = |measure: Measure| {
+        let (task, protocol, name) = measure.source();
+        let place = tasks.iter().position(|t| *t == (task, protocol)).context("a measure without a task")?;
+        let value = judged[place].json.get(name).and_then(serde_json::Value::as_f64);
+        Ok((measure, value.with_context(|| format!("{}: no {name}", probe.display()))?))
+    };
+    Measure::ALL.into_iter().map(score).collect()
+}

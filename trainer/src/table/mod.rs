@@ -1,0 +1,226 @@
+//! `trainer table`: a table of a paper, trained, judged, and set beside the published figures.
+
+mod measure;
+mod published;
+mod sheet;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+pub use measure::{Measure, Scores, measure};
+pub use published::{Column, Row, Table, TableName};
+pub use sheet::Sheet;
+
+use crate::checkpoint::{Checkpoint, FILE_NAME};
+use crate::data::Clips;
+use crate::eval::Loaded;
+use crate::nets::Architecture;
+use crate::prepare::Shard;
+use crate::pretrain::{Place, PretrainConfig, Recipe, pretrain};
+use crate::{config, interrupt};
+
+/// Options of `trainer table`.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    /// The table: sslfer-1, sslfer-2, sslfer-4, pcl-1 (PCL's tables 1 to 4), pcl-5, pcl-6, clp-1 (CLP's I to III), clp-4, fabnet, methods
+    /// (one row for each)
+    pub name: TableName,
+
+    /// Store with training pictures; may be given several times
+    #[arg(long, required = true)]
+    pub data: Vec<PathBuf>,
+
+    /// Store of other people, with labels, that every encoder is judged on: heads are fitted to its training split, chosen on
+    /// validation and scored on test
+    #[arg(long)]
+    pub probe: PathBuf,
+
+    /// Folder for the runs, their scores, and table.md and table.json; several tables share the runs that they have in common
+    #[arg(long)]
+    pub out: PathBuf,
+
+    /// Train the published settings; without, their small twins for two cores
+    #[arg(long)]
+    pub full: bool,
+
+    /// Seeds of each row, from 0
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub seeds: u64,
+
+    /// TOML file with settings over those of every row
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+
+    /// Train and judge part i of n of the runs alone, i from 1 to n: 1/2 in one process and 2/2 in another. What is there of all parts
+    /// goes into the table
+    #[arg(long, value_name = "I/N")]
+    pub shard: Option<Shard>,
+
+    /// Print the table as one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The file in a run's folder with its scores.
+const SCORES: &str = "scores.json";
+
+/// What a run's scores are of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Judged {
+    /// The row's settings.
+    settings: toml::Table,
+    /// Name and index checksum of the store that it was judged on.
+    probe: (String, u32),
+    scores: Scores,
+}
+
+/// Runs `trainer table`.
+///
+/// # Errors
+/// Names what stands in the way; runs that are done stay, and the same command goes on with the rest.
+pub fn run(args: &TableArgs) -> anyhow::Result<()> {
+    let table = args.name.read()?;
+    let stop = interrupt::flag()?;
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let probe = crate::store::Store::open(&args.probe)?;
+    let probe = (
+        args.probe.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        probe.checksum(),
+    );
+    let rows: Vec<Subject> = subjects(args, &table)?;
+    let mut sheet = Sheet::new(&table, args.seeds, rows.iter().map(|row| row.name.clone()).collect());
+    let total = rows.len() as u64 * args.seeds;
+    for seed in 0..args.seeds {
+        for (place, row) in rows.iter().enumerate() {
+            let dir = args.out.join(format!("{}-{seed}", row.folder));
+            let number = seed * rows.len() as u64 + place as u64;
+            let ours = args.shard.is_none_or(|shard| shard.has(&row.folder, &seed.to_string()));
+            let settings = row.settings(seed)?;
+            let scores = match known(&dir, &settings, &probe)? {
+                Some(scores) => Some(scores),
+                None if ours => {
+                    eprintln!("{} of {total}: {}, seed {seed}", number + 1, row.name);
+                    let loaded = row.train(args, seed, &dir, stop)?;
+                    if stop.load(Ordering::Relaxed) {
+                        bail!("stopped: the same command goes on");
+                    }
+                    let scores = measure(loaded, &args.probe)?;
+                    save(&dir, &Judged { settings, probe: probe.clone(), scores: scores.clone() })?;
+                    Some(scores)
+                }
+                None => None,
+            };
+            if let Some(scores) = scores {
+                sheet.add(place, scores);
+            }
+        }
+    }
+    let name = |extension: &str| args.out.join(format!("{}.{extension}", args.name));
+    let write =
+        |path: PathBuf, text: &str| fs::write(&path, text).with_context(|| path.display().to_string());
+    write(name("md"), &sheet.to_string())?;
+    let json = serde_json::to_string(&sheet.json())?;
+    write(name("json"), &json)?;
+    println!("{}", if args.json { json } else { sheet.to_string() });
+    Ok(())
+}
+
+/// What is judged in a row.
+struct Subject {
+    name: String,
+    /// Of its runs, but for the seed.
+    folder: String,
+    what: What,
+}
+
+enum What {
+    /// An encoder with random weights.
+    Untrained(Architecture),
+    Recipe(Box<PretrainConfig>),
+}
+
+/// Random weights of every architecture in the table, then its rows.
+fn subjects(args: &TableArgs, table: &Table) -> anyhow::Result<Vec<Subject>> {
+    let mut architectures: Vec<Architecture> = Vec::new();
+    let mut rows = Vec::new();
+    for row in &table.row {
+        let recipe: Recipe = match args.full {
+            true => row.recipe,
+            false => row.recipe.twin().with_context(|| format!("{}: no small twin", row.recipe))?,
+        };
+        let config = PretrainConfig::from_layers(Some(recipe), args.config.as_deref(), toml::Table::new())
+            .with_context(|| recipe.to_string())?;
+        if !architectures.contains(&config.architecture()) {
+            architectures.push(config.architecture());
+        }
+        let folder = recipe.to_string().replace('/', "-");
+        rows.push(Subject { name: row.name.clone(), folder, what: What::Recipe(Box::new(config)) });
+    }
+    let untrained = |architecture: Architecture| {
+        let (backbone, side_px) = (architecture.backbone.name(), architecture.side_px);
+        Subject {
+            name: format!("random weights, {backbone}"),
+            folder: format!("random-{backbone}-{side_px}"),
+            what: What::Untrained(architecture),
+        }
+    };
+    Ok(architectures.into_iter().map(untrained).chain(rows).collect())
+}
+
+impl Subject {
+    /// What decides its scores, beside data.
+    fn settings(&self, seed: u64) -> anyhow::Result<toml::Table> {
+        match &self.what {
+            What::Untrained(_) => Ok(toml::toml! { untrained = true }),
+            What::Recipe(config) => config::table_of(&PretrainConfig { seed, ..(**config).clone() }),
+        }
+    }
+
+    /// The encoder, trained in `dir` as far as that is not done.
+    fn train(&self, args: &TableArgs, seed: u64, dir: &Path, stop: &AtomicBool) -> anyhow::Result<Loaded> {
+        let config = match &self.what {
+            What::Untrained(architecture) => {
+                fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+                return Ok(Loaded::random(architecture.backbone, architecture.side_px, seed));
+            }
+            What::Recipe(config) => PretrainConfig { seed, ..(**config).clone() },
+        };
+        let resume = dir.join(FILE_NAME).exists();
+        let clips = Clips::open(&args.data, config.pairs.timing)?;
+        pretrain(&config, clips, Place::alone(dir, resume), None, stop).with_context(|| self.name.clone())?;
+        Loaded::from_checkpoint(&Checkpoint::load(dir)?)
+    }
+}
+
+/// The scores of a run that is done; an error where they are of something else.
+fn known(dir: &Path, settings: &toml::Table, probe: &(String, u32)) -> anyhow::Result<Option<Scores>> {
+    let path = dir.join(SCORES);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let at = || path.display().to_string();
+    let judged: Judged = serde_json::from_slice(&fs::read(&path).with_context(at)?).with_context(at)?;
+    if let Some((key, was, now)) = config::difference(&judged.settings, settings) {
+        bail!("{}: it has {key} = {was}, not {now}: choose another --out, or remove it", dir.display());
+    }
+    ensure!(
+        judged.probe == *probe,
+        "{}: it was judged on another store ({}): choose another --out, or remove {SCORES}",
+        dir.display(),
+        judged.probe.0
+    );
+    Ok(Some(judged.scores))
+}
+
+fn save(dir: &Path, judged: &Judged) -> anyhow::Result<()> {
+    let path = dir.join(SCORES);
+    let at = || path.display().to_string();
+    let beside = path.with_extension("json.new");
+    fs::write(&beside, serde_json::to_vec(judged)?).with_context(at)?;
+    fs::rename(&beside, &path).with_context(at)
+}
