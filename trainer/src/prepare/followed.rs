@@ -31,28 +31,38 @@ fn unnamed(identity: &str, video: &str, number: usize) -> String {
 
 pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
     let args = session.args;
+    let bundle = open_bundle(args)?;
     let clips = match args.layout {
         Layout::Videos => video_files(&args.src, &mut session.report)?,
         _ => frame_folders(&args.src, &mut session.report)?,
     };
-    follow(session, clips)
+    follow(session, clips, &bundle)
 }
 
-/// Stores the faces of these videos.
-///
-/// # Errors
-/// Where the bundle cannot find and align faces, or the store not be written.
-pub(super) fn follow<F: Footage>(session: &mut Session<'_>, clips: Vec<F>) -> anyhow::Result<()> {
-    let (args, stop) = (session.args, session.stop);
+/// A bundle that can find and align faces.
+pub(super) fn open_bundle(args: &PrepareArgs) -> anyhow::Result<Bundle> {
     let bundle = Bundle::open(&args.bundle)?;
     anyhow::ensure!(
         bundle.landmarks_onnx().is_some(),
         "{}: this bundle has no landmark network, which faces are aligned by: give another (--bundle)",
         args.bundle.display()
     );
+    Ok(bundle)
+}
+
+/// Stores the faces of these videos.
+///
+/// # Errors
+/// Where the bundle's networks cannot be run, or the store not be written.
+pub(super) fn follow<F: Footage>(
+    session: &mut Session<'_>,
+    clips: Vec<F>,
+    bundle: &Bundle,
+) -> anyhow::Result<()> {
+    let (args, stop) = (session.args, session.stop);
     let clips = session.admit(clips, Footage::names);
     let clips = clips.into_iter().take_while(|_| !stop.load(Ordering::Relaxed));
-    session.store_all(clips, || FaceReader::open(&bundle, args))
+    session.store_all(clips, || FaceReader::open(bundle, args))
 }
 
 /// A video whose faces are wanted.

@@ -20,7 +20,7 @@ use anyhow::{Context, bail, ensure};
 use semblance_face::labels::ACTION_UNITS;
 use semblance_face::{Bundle, Point, Rect, VideoReader};
 
-use super::followed::{Footage, Pictures, follow};
+use super::followed::{Footage, Pictures, follow, open_bundle};
 use super::pictures::{Notes, Picture, Piece, PieceWorker, Refusal};
 use super::report::{Reason, Report};
 use super::tree::{relative, split_of};
@@ -141,7 +141,7 @@ fn store<N: Notes>(session: &mut Session<'_>, entries: Vec<Entry<N>>, what: &str
     );
     let entries = unique(entries, &args.src, &mut session.report);
     if args.follows() {
-        return follow(session, entries);
+        return follow(session, entries, &open_bundle(args)?);
     }
     if let Some(path) = entries.iter().find_map(|e| match &e.frames {
         Frames::Film(path, _) => Some(path),
