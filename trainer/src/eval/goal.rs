@@ -118,7 +118,7 @@ pub(super) trait Goal {
     /// # Errors
     /// Where this is not fine-tuned.
     fn views(&self, augment: &AugmentConfig) -> anyhow::Result<AugmentConfig> {
-        Ok(augment.clone())
+        Ok(*augment)
     }
 }
 

@@ -221,19 +221,17 @@ mod tests {
         let mean = |f: &dyn Fn(usize) -> f64| (0..N).map(f).sum::<f64>() / n;
         let (g00, g01, g11) =
             (mean(&|i| z[i][0] * z[i][0]), mean(&|i| z[i][0] * z[i][1]), mean(&|i| z[i][1] * z[i][1]));
-        for t in 0..2 {
+        let outputs = fitted.apply(&tensor(&rows));
+        for t in [0, 1] {
             let middle = mean(&|i| targets[i][t]);
-            let (m0, m1) = (
-                mean(&|i| z[i][0] * (targets[i][t] - middle)),
-                mean(&|i| z[i][1] * (targets[i][t] - middle)),
-            );
+            let moment = |k: usize| mean(&|i| z[i][k] * (targets[i][t] - middle));
+            let (m0, m1) = (moment(0), moment(1));
             let (p0, p1) = (g00 + l2, g11 + l2);
             let det = p0 * p1 - g01 * g01;
             let w = [(m0 * p1 - m1 * g01) / det, (m1 * p0 - m0 * g01) / det];
-            let outputs = fitted.apply(&tensor(&rows));
-            for i in 0..N {
-                let expected = middle + w[0] * z[i][0] + w[1] * z[i][1];
-                let got = outputs.double_value(&[i as i64, t as i64]);
+            for (i, z) in (0..).zip(&z) {
+                let expected = middle + w[0] * z[0] + w[1] * z[1];
+                let got = outputs.double_value(&[i, t as i64]);
                 assert!((got - expected).abs() < 1e-3, "{i} {t}: {got} {expected}");
             }
         }

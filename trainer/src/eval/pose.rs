@@ -151,7 +151,7 @@ impl Goal for Pose {
 
     /// No view is mirrored: that would turn yaw and roll around.
     fn views(&self, augment: &AugmentConfig) -> anyhow::Result<AugmentConfig> {
-        Ok(AugmentConfig { flip_p: 0.0, ..augment.clone() })
+        Ok(AugmentConfig { flip_p: 0.0, ..*augment })
     }
 }
 
