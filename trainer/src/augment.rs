@@ -156,7 +156,7 @@ pub fn augment_with_landmarks(
     (views, moved)
 }
 
-/// [`augment`], with crops that were chosen by somebody else where there are.
+/// [`augment`], with the places of crops chosen by somebody else where there are; they are mirrored and turned as drawn.
 pub(crate) fn augment_crops(
     pictures: &Tensor,
     landmarks: &[Landmarks],
@@ -167,7 +167,9 @@ pub(crate) fn augment_crops(
 ) -> Tensor {
     let draw = |(&seed, crop): (&u64, &Option<Crop>)| {
         let draw = Draw::new(config, seed);
-        Draw { crop: crop.unwrap_or(draw.crop), ..draw }
+        let Crop { flipped, turn, .. } = draw.crop;
+        let crop = crop.map_or(draw.crop, |crop| Crop { flipped, turn, ..crop });
+        Draw { crop, ..draw }
     };
     let draws: Vec<Draw> = seeds.iter().zip(crops).map(draw).collect();
     drawn(pictures, landmarks, config, side_px, &draws)

@@ -88,7 +88,8 @@ fn cross_entropy(positive: &Tensor, negatives: &Tensor, denominator: Denominator
 
 /// Rows scaled to length 1.
 pub(crate) fn unit_rows(rows: &Tensor) -> Tensor {
-    rows / rows.square().sum_dim_intlist([1].as_slice(), true, None).sqrt().clamp_min(1e-12)
+    // The root has no slope at 0: rows of zeros, as a black picture may have, stay zeros, without a slope.
+    rows / rows.square().sum_dim_intlist([-1].as_slice(), true, None).clamp_min(1e-24).sqrt()
 }
 
 /// `[2N,1]`: the row of each anchor's positive.

@@ -71,8 +71,9 @@ fn configs() -> Vec<PretrainConfig> {
     let plain = PretrainConfig { mean: [0.0; 3], std: [1.0; 3], ..base.clone() };
     let pcl = PclConfig { pose_batch: 2, pose_negatives: 3, input_noise: 0.4, ..PclConfig::default() };
     let sequence = SequenceConfig { length: 3, stride: 2, scattered: 2 };
-    // A rate that falls and a band that moves after every epoch whose loss is not the least.
-    let plateau = PlateauConfig { patience_epochs: 1, factor: 0.5 };
+    // A rate that falls and a band that moves after every epoch whose loss is not the least, of which four have some.
+    let plateau = PlateauConfig { patience_epochs: 1, factor: 0.1 };
+    let four = |config| PretrainConfig { epochs: 4, lr: 1e-2, cosine_from_epoch: 4, ..config };
     let facecycle = FaceCycleConfig { width: 16, blocks: 1, ..FaceCycleConfig::default() };
     vec![
         PretrainConfig {
@@ -81,16 +82,18 @@ fn configs() -> Vec<PretrainConfig> {
             backbone: Backbone::Pcl,
             accumulate: 2,
             projection: Projection { out: 16, ..Projection::default() },
+            // Weights are dynamic from the third epoch on.
+            epochs: 4,
             ..plain.clone()
         },
         PretrainConfig { sequence, ..with(Method::Clp, Rule::Sgd) },
-        PretrainConfig {
+        four(PretrainConfig {
             fabnet: FabNetConfig { sources: 2, ..FabNetConfig::default() },
             plateau,
             ..on(Method::FabNet, Backbone::FabNet)
-        },
+        }),
         PretrainConfig { plateau, ..on(Method::Autoencoder, Backbone::FabNet) },
-        PretrainConfig { plateau, ..on(Method::RotNet, Backbone::FabNet) },
+        four(PretrainConfig { plateau, ..on(Method::RotNet, Backbone::FabNet) }),
         PretrainConfig { method: Method::SplitBrain, backbone: Backbone::SplitBrain, plateau, ..plain },
         PretrainConfig { facecycle, ..on(Method::FaceCycle, Backbone::FaceCycle) },
         with(Method::SimClr, Rule::AdamW),
@@ -123,17 +126,23 @@ fn a_run_that_is_stopped_after_every_step_ends_as_one_that_is_not() {
         };
         run(&whole, false, false);
         run(&broken, false, true);
-        while metrics(&broken).len() < 4 {
+        let steps = 2 * config.epochs as usize;
+        while metrics(&broken).len() < steps {
             run(&broken, true, true);
         }
         let (whole_steps, broken_steps) = (metrics(&whole), metrics(&broken));
-        assert_eq!(
-            (whole_steps.len(), broken_steps.len()),
-            (4, 4),
-            "{name}: 36 pictures, 16 a step, 2 epochs"
-        );
+        assert_eq!((whole_steps.len(), broken_steps.len()), (steps, steps), "{name}: 36 pictures, 16 a step");
+        // What is remembered of losses has come into force, and was taken up again.
+        let last = &whole_steps[steps - 1];
+        match config.method {
+            Method::Pcl => assert_ne!(last.parts["face_weight"], 1.0),
+            Method::RotNet => assert!(last.lr < 0.9e-2, "{last:?}"),
+            _ => {}
+        }
         for (a, b) in whole_steps.iter().zip(&broken_steps) {
             assert_eq!((a.step, a.epoch, a.lr), (b.step, b.epoch, b.lr), "{name}");
+            assert_eq!(a.parts.get("face_weight"), b.parts.get("face_weight"), "{name}");
+            assert_eq!(a.parts.get("curriculum_begins"), b.parts.get("curriculum_begins"), "{name}");
             assert!((a.loss - b.loss).abs() < 1e-5 * a.loss.abs().max(1.0), "{name}: {a:?} {b:?}");
         }
         let (a, b) = (load(&whole), load(&broken));

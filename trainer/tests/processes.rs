@@ -10,12 +10,13 @@ use std::process::{Child, Command, Stdio};
 use semblance_trainer::pretrain::StepMetrics;
 
 /// Methods, a learning rate that keeps rounding from growing within the run, and its double.
-const METHODS: [(&str, [&str; 2]); 5] = [
+const METHODS: [(&str, [&str; 2]); 6] = [
     ("simclr", ["0.0001", "0.0002"]),
     ("sslfer", ["0.00005", "0.0001"]),
     ("moco", ["0.0001", "0.0002"]),
     ("byol", ["0.0001", "0.0002"]),
     ("simsiam", ["0.03", "0.06"]),
+    ("rotnet", ["0.0001", "0.0002"]),
 ];
 
 fn trainer() -> Command {
@@ -28,10 +29,14 @@ fn pretrain(data: &Path, out: &Path, method: &str, lr: &str) -> Command {
     // Rounding grows from step to step: the faster, the larger the steps, and with Adam, which turns gradients near 0 into
     // whole steps of either sign, at once.
     command.args(["--batch", "16", "--epochs", "1", "--optimizer", "sgd", "--lr", lr]);
-    if method == "moco" {
-        fs::write(data.join("moco.toml"), "[moco]\nqueue = 64\n").unwrap();
-        command.arg("--config").arg(data.join("moco.toml"));
-    }
+    let own = match method {
+        "moco" => "[moco]\nqueue = 64\n",
+        "rotnet" => "pass_over = 'frames'\n",
+        _ => "",
+    };
+    let config = data.join(format!("{method}.toml"));
+    fs::write(&config, own).unwrap();
+    command.arg("--config").arg(config);
     command.arg("--data").arg(data).arg("--out").arg(out).env("OMP_NUM_THREADS", "1");
     command
 }

@@ -35,8 +35,7 @@ fn a_table_has_every_row_and_is_not_trained_twice() {
     fs::write(&settings, "epochs = 1\nbatch = 16\ncosine_from_epoch = 0\n").unwrap();
     let table = |more: &[&str]| {
         let args: Vec<&str> = ["table", "sslfer-4"].into_iter().chain(more.iter().copied()).collect();
-        let paths =
-            [("--data", &*people), ("--probe", &*others), ("--out", &*out), ("--config", &*settings)];
+        let paths = [("--data", &*people), ("--probe", &*others), ("--out", &*out), ("--config", &*settings)];
         trainer(&args, &paths)
     };
     // A process that has the other part of the runs.
@@ -73,6 +72,17 @@ fn a_table_has_every_row_and_is_not_trained_twice() {
     let other = table(&["--seeds", "2"]);
     assert_eq!(other.status.code(), Some(1));
     assert!(text(&other.stderr).contains("epochs = 1, not 2"), "{}", text(&other.stderr));
+    fs::write(&settings, "epochs = 1\nbatch = 16\ncosine_from_epoch = 0\n").unwrap();
+    let with = |data: &Path, probe: &Path| {
+        let paths = [("--data", data), ("--probe", probe), ("--out", &*out), ("--config", &*settings)];
+        let output = trainer(&["table", "sslfer-4", "--seeds", "2"], &paths);
+        assert_eq!(output.status.code(), Some(1));
+        text(&output.stderr)
+    };
+    let elsewhere = at("elsewhere");
+    synth("--identities 4 --seconds 8 --fps 2 --seed 9", &elsewhere);
+    assert!(with(&elsewhere, &others).contains("trained on other stores"));
+    assert!(with(&others, &others).contains("is what is trained on"));
     let wrong = trainer(&["table", "pcl-9"], &[("--data", &people), ("--probe", &others), ("--out", &out)]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("pcl-5"), "{}", text(&wrong.stderr));

@@ -39,8 +39,12 @@ impl Agreement {
 
     /// Concordance correlation coefficient, `2 s_xy / (s_x² + s_y² + (m_x - m_y)²)` with moments over `n` (Lin, "A
     /// concordance correlation coefficient to evaluate reproducibility", Biometrics 1989), in `[-1, 1]`. It is 1 only
-    /// where the pairs are equal; where neither series varies, it is 1 if they are equal and 0 if not. 0 without pairs.
+    /// where the pairs are equal; where neither series varies, it is 1 if they are equal and 0 if not. 0 without pairs, NaN
+    /// with a pair that is not finite.
     pub fn ccc(&self) -> f64 {
+        if !self.is_finite() {
+            return f64::NAN;
+        }
         let (x, y, cov) = self.spread();
         let apart = (self.truth - self.predicted) / self.count.max(1.0);
         let below = x + y + apart * apart;
@@ -54,10 +58,17 @@ impl Agreement {
         if below > f64::EPSILON { (cov / below).clamp(-1.0, 1.0) } else { 0.0 }
     }
 
-    /// Root of the mean squared difference; 0 without pairs.
+    /// Root of the mean squared difference; 0 without pairs, NaN with a pair that is not finite.
     pub fn rmse(&self) -> f64 {
+        if !self.is_finite() {
+            return f64::NAN;
+        }
         let sum = self.truth_squared - 2.0 * self.product + self.predicted_squared;
         (sum / self.count.max(1.0)).max(0.0).sqrt()
+    }
+
+    fn is_finite(&self) -> bool {
+        [self.truth_squared, self.predicted_squared, self.product].iter().all(|sum| sum.is_finite())
     }
 
     /// Variance of the truth, variance of the prediction, covariance; all over `n`.
@@ -72,6 +83,14 @@ impl Agreement {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prediction_that_is_not_finite_is_not_perfect() {
+        let mut agreement = Agreement::default();
+        agreement.add(0.5, 0.5);
+        agreement.add(0.1, f64::NAN);
+        assert!(agreement.ccc().is_nan() && agreement.rmse().is_nan());
+    }
 
     fn of(pairs: &[(f64, f64)]) -> Agreement {
         let mut all = Agreement::default();

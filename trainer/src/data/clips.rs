@@ -247,30 +247,37 @@ impl Clips {
         first as usize..end as usize
     }
 
-    /// Another frame of the video, all alike probable; the frame itself where it is alone.
-    pub fn other_of_video(&self, frame: usize, rng: &mut impl Rng) -> usize {
+    /// So many other frames of the video, all alike probable, no two the same where there are enough; the frame itself where it
+    /// is alone.
+    pub fn others_of_video(&self, frame: usize, count: usize, rng: &mut impl Rng) -> Vec<usize> {
         let video = self.video(frame);
-        if video.len() < 2 {
-            return frame;
+        let others = video.len() - 1;
+        if others == 0 {
+            return vec![frame; count];
         }
-        let drawn = rng.random_range(video.start..video.end - 1);
-        if drawn >= frame { drawn + 1 } else { drawn }
+        let mut drawn = Vec::with_capacity(count);
+        while drawn.len() < count {
+            let round = rand::seq::index::sample(rng, others, others.min(count - drawn.len()));
+            // One fewer than there are: the frame itself is passed over.
+            drawn.extend(
+                round.into_iter().map(|i| video.start + i).map(|f| if f >= frame { f + 1 } else { f }),
+            );
+        }
+        drawn
     }
 
-    /// `length` frames of the video, each so-many-th by `stride`, from `frame` on, or up to the video's end where `frame`
-    /// is too near to it. `None` where the video is too short, or has a gap in time there: where the frames take more than
-    /// half as long again as at the video's mean rate.
+    /// `length` frames of the video, each so-many-th by `stride`, from `frame` on. `None` where the video ends before, or has a gap
+    /// in time there: where the frames take more than half as long again as at the video's mean rate.
     pub fn sequence(&self, frame: usize, length: usize, stride: usize) -> Option<Vec<usize>> {
         let video = self.video(frame);
         let span = (length - 1) * stride;
-        let start = frame.min(video.end.checked_sub(span + 1)?);
-        if start < video.start {
+        if frame + span >= video.end {
             return None;
         }
         let t_secs = |frame| self.record(frame).t_secs();
         let mean = (t_secs(video.end - 1) - t_secs(video.start)) / (video.len() - 1).max(1) as f64;
-        let taken = t_secs(start + span) - t_secs(start);
-        (taken <= 1.5 * mean * span as f64).then(|| (0..length).map(|i| start + i * stride).collect())
+        let taken = t_secs(frame + span) - t_secs(frame);
+        (taken <= 1.5 * mean * span as f64).then(|| (0..length).map(|i| frame + i * stride).collect())
     }
 
     /// A frame of somebody else; `None` where everybody is the same person, as far as is known.
@@ -371,8 +378,12 @@ mod tests {
         times[10..].iter_mut().for_each(|t| *t += 30.0);
         let (_dir, clips) = clips(&[("a", &times), ("b", &[0.0])], Timing::default());
         let whole = |frame| clips.sequence(frame, 3, 2).is_some();
-        assert_eq!((0..20).filter(|&f| whole(f)).count(), 20 - 4);
-        assert_eq!(clips.sequence(19, 3, 2), Some(vec![15, 17, 19]));
+        assert_eq!(
+            (0..20).filter(|&f| whole(f)).count(),
+            20 - 4 - 4,
+            "four reach over the gap, four beyond the end"
+        );
+        assert_eq!(clips.sequence(15, 3, 2), Some(vec![15, 17, 19]));
     }
 
     #[test]

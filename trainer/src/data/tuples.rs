@@ -156,16 +156,13 @@ impl Sampling {
     }
 
     fn with(&self, clips: &Clips, frame: usize, rng: &mut impl Rng) -> Vec<usize> {
-        let others = |frames: &mut Vec<usize>, count: usize, rng: &mut _| {
-            frames.extend((0..count).map(|_| clips.other_of_video(frame, rng)));
-        };
         let mut frames = vec![frame];
         match self {
             Self::Stills | Self::Pairs(_) => {}
-            Self::SameVideo(count) => others(&mut frames, count - 1, rng),
+            Self::SameVideo(count) => frames.extend(clips.others_of_video(frame, count - 1, rng)),
             Self::Sequences(config) => {
                 frames = clips.sequence(frame, config.length, config.stride).unwrap_or(frames);
-                others(&mut frames, config.scattered, rng);
+                frames.extend(clips.others_of_video(frame, config.scattered, rng));
             }
         }
         frames
@@ -688,17 +685,18 @@ mod tests {
                 tuple.frames[1..].iter().all(|&f| f != tuple.frames[0] && f / 24 == tuple.frames[0] / 24)
             );
         }
-        assert!(same.iter().any(|t| t.frames[1] != t.frames[2]));
+        assert!(same.iter().all(|t| t.frames[1] != t.frames[2]), "no two the same where there are enough");
         let config = SequenceConfig { length: 5, stride: 3, scattered: 2 };
         let sequences = Sampling::Sequences(config);
         assert_eq!(sequences.frames(), 7);
-        for tuple in sequences.draw(&clips, &frames, 5) {
-            let anchor = frames[tuple.number];
+        let admitted: Vec<usize> = frames.iter().copied().filter(|&f| sequences.admits(&clips, f)).collect();
+        assert_eq!(admitted.len(), 4 * (24 - 12));
+        for tuple in sequences.draw(&clips, &admitted, 5) {
+            let anchor = admitted[tuple.number];
             assert!(tuple.frames[..5].windows(2).all(|w| w[1] == w[0] + 3), "{:?}", tuple.frames);
             assert!(tuple.frames.iter().all(|f| f / 24 == anchor / 24));
-            // Where there is room, the anchor is the first; else the sequence ends with the video.
-            let start = anchor.min(anchor / 24 * 24 + 24 - 13);
-            assert_eq!(tuple.frames[0], start);
+            assert_eq!(tuple.frames[0], anchor);
+            assert_ne!(tuple.frames[5], tuple.frames[6]);
         }
         let too_long = Sampling::Sequences(SequenceConfig { length: 9, stride: 3, scattered: 0 });
         assert!(!frames.iter().any(|&f| too_long.admits(&clips, f)), "25 frames of 24");

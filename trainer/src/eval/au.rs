@@ -10,7 +10,7 @@ use serde::Serialize;
 use tch::{Kind, Reduction, Tensor};
 
 use super::Protocol;
-use super::goal::{Goal, Side, choose, row_tensor};
+use super::goal::{Goal, Side, choose, finite, row_tensor};
 use super::labels::Label;
 use super::linear::{Descent, LR, Layer, Linear, Standardised};
 use super::subject::Subject;
@@ -35,7 +35,9 @@ pub(super) struct ActionUnits {
     threshold: f32,
     /// What a picture with and without each counts, `[2, 18]`: in training both sum to the same.
     weights: Tensor,
-    /// Those that training tells something of.
+    /// Those that the mean is over; empty for all.
+    wanted: Vec<u8>,
+    /// Those of them that training tells something of.
     known: [bool; UNITS],
 }
 
@@ -81,9 +83,10 @@ pub struct AuScore {
 type Counts = [BinaryCounts; UNITS];
 
 impl ActionUnits {
-    pub(super) fn new(threshold: f32) -> Self {
+    /// Present from this intensity; the mean is over the units of these numbers, all where there is none.
+    pub(super) fn new(threshold: f32, wanted: &[u8]) -> Self {
         let weights = Tensor::ones([2, UNITS as i64], (Kind::Float, training_device()));
-        Self { threshold, weights, known: [false; UNITS] }
+        Self { threshold, weights, wanted: wanted.to_owned(), known: [false; UNITS] }
     }
 
     /// Answers beside the truth, for each action unit that training has.
@@ -183,7 +186,8 @@ impl Goal for ActionUnits {
             |count: &Tensor| (&judged / (count.clamp_min(1.0) * 2.0)).where_self(&both, &judged.ones_like());
         self.weights = Tensor::stack(&[even(&with), even(&without)], 0).to_device(training_device());
         for (unit, known) in self.known.iter_mut().enumerate() {
-            *known = judged.double_value(&[unit as i64]) > 0.0;
+            let wanted = self.wanted.is_empty() || self.wanted.contains(&ACTION_UNITS[unit]);
+            *known = wanted && judged.double_value(&[unit as i64]) > 0.0;
         }
     }
 
@@ -239,8 +243,9 @@ pub(super) fn cross_validate(
     let people = people_of(store, &frames);
     let (dir, count) = (store.dir().display(), people.values().max().map_or(0, |last| last + 1));
     ensure!(
-        count >= folds as usize && count > 2,
-        "{dir}: {count} people with action units cannot be dealt to {folds} folds: --folds needs as many people, and 3 at least"
+        count >= folds as usize && count - count.div_ceil(folds as usize) >= 2,
+        "{dir}: {count} people with action units cannot be dealt to {folds} folds: --folds needs as many people, and two outside \
+         of each fold, one to fit to and one to choose on"
     );
     let rank = |frame: usize| people[store.record(frame).identity()];
     let targets = goal.targets(store, &frames);
@@ -278,7 +283,7 @@ pub(super) fn cross_validate(
         let (x, targets) = (Standardised::new(rows), side.targets.to_device(embeddings.device()));
         let head = goal.solver(&x, &targets)(l2)?;
         let (side, rows) = part(&scored);
-        counts.push(goal.count(&head.apply(&rows), &side.targets)?);
+        counts.push(goal.count(&finite(head.apply(&rows))?, &side.targets)?);
         bar.inc(1);
     }
     bar.finish_and_clear();
@@ -344,7 +349,7 @@ mod tests {
         // DISFA's level 2 of 5 is present, level 1 is not.
         let frames = [("a", 0.4, 0.0), ("a", 0.2, f32::NAN), ("b", 1.0, 0.0), ("b", 0.0, 0.0)];
         let store = store(dir.path(), &frames);
-        let mut goal = ActionUnits::new(0.4);
+        let mut goal = ActionUnits::new(0.4, &[]);
         let side = Side::of(&goal, &store, Split::Train, "").unwrap();
         goal.weigh(&side.targets);
         // AU1: one hit, one miss, one false alarm, one right no: F1 = 1/2. AU2 never occurs.
@@ -357,7 +362,7 @@ mod tests {
         assert_eq!((report.per_au.len(), report.per_au[0].au.as_str()), (1, "AU01"));
         assert_eq!((report.f1_mean, report.accuracy, report.n), (0.5, 0.5, 4));
         assert_eq!((report.per_au[0].support, report.per_au[0].n), (2, 4));
-        let mut high = ActionUnits::new(1.0);
+        let mut high = ActionUnits::new(1.0, &[]);
         let side = Side::of(&high, &store, Split::Train, "").unwrap();
         high.weigh(&side.targets);
         let report = high.report(Protocol::Linear, &side, &outputs(&[[1.0, 0.0]; 4])).unwrap();
@@ -369,7 +374,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let frames = [("a", 1.0, 1.0), ("a", 0.0, f32::NAN), ("b", 0.0, 0.0), ("b", 0.0, f32::NAN)];
         let store = store(dir.path(), &frames);
-        let mut goal = ActionUnits::new(0.4);
+        let mut goal = ActionUnits::new(0.4, &[]);
         let side = Side::of(&goal, &store, Split::Train, "").unwrap();
         goal.weigh(&side.targets);
         let said = [[0.5f32, -1.0], [2.0, 3.0], [-1.0, 0.25], [0.0, 4.0]];
@@ -389,7 +394,7 @@ mod tests {
         let store = store(dir.path(), &[("b", 1.0, 0.0), ("a", 0.0, 1.0), ("c", 0.0, 0.0)]);
         let ranks = people_of(&store, &[0, 1, 2]);
         assert_eq!(ranks, BTreeMap::from([("a", 0), ("b", 1), ("c", 2)]));
-        let goal = ActionUnits::new(0.4);
+        let goal = ActionUnits::new(0.4, &[]);
         let side = Side::of(&goal, &store, Split::Train, "").unwrap();
         let counts = |true_positive, false_positive, false_negative, true_negative| BinaryCounts {
             true_positive,

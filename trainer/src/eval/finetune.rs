@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn, nn::Module, no_grad};
 
 use super::expression::Expressions;
-use super::goal::{Goal, Side, Stores, TO_CHOOSE, TO_FIT, TO_SCORE};
+use super::goal::{Goal, Side, Stores, TO_CHOOSE, TO_FIT, TO_SCORE, finite};
 use super::{Loaded, Protocol, Report};
 use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, FILE_NAME, Meta, model_tensors};
@@ -241,7 +241,7 @@ fn judge<G: Goal>(
 ) -> anyhow::Result<G::Report> {
     let embeddings = loaded.embed(side.store, &side.frames)?.into_tensor();
     let outputs = no_grad(|| head.forward(&embeddings.to_device(loaded.vs.device())));
-    goal.report(Protocol::Finetune, side, &outputs)
+    goal.report(Protocol::Finetune, side, &finite(outputs)?)
 }
 
 /// Writes the run; `labels` are those of the head where a bundle takes it.

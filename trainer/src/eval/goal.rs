@@ -172,7 +172,7 @@ pub(super) fn linear<G: Goal>(
     let x = Standardised::new(embeddings(&train)?);
     let (head, _) = choose(goal, &x, &train.targets, &val, &embeddings(&val)?)?;
     drop(x);
-    goal.report(Protocol::Linear, &scored, &head.apply(&embeddings(&scored)?))
+    goal.report(Protocol::Linear, &scored, &finite(head.apply(&embeddings(&scored)?))?)
 }
 
 /// Of the maps for each strength of regularisation, the one that is best on `val`, with the strength.
@@ -191,7 +191,7 @@ pub(super) fn choose<G: Goal>(
     let mut best: Option<(f64, Linear, f64)> = None;
     for &l2 in goal.strengths() {
         let head = solve(l2)?;
-        let score = goal.score(&goal.report(Protocol::Linear, val, &head.apply(val_embeddings))?);
+        let score = goal.score(&goal.report(Protocol::Linear, val, &finite(head.apply(val_embeddings))?)?);
         log::info!("l2 {l2:e}: validation {} {score:.4}", goal.measure());
         if best.as_ref().is_none_or(|(most, ..)| score > *most) {
             best = Some((score, head, l2));
@@ -217,7 +217,19 @@ pub(super) fn knn<G: Goal>(
     let gallery = embed(train.store, &train.frames)?.into_tensor();
     let queries = embed(scored.store, &scored.frames)?.into_tensor();
     let outputs = vote(&gallery, &ballots, &queries, NEIGHBOURS, TEMPERATURE);
-    goal.report(Protocol::Knn, &scored, &outputs)
+    goal.report(Protocol::Knn, &scored, &finite(outputs)?)
+}
+
+/// Outputs that can be judged.
+///
+/// # Errors
+/// Where one is not finite: counted, it would pass for an answer.
+pub(super) fn finite(outputs: Tensor) -> anyhow::Result<Tensor> {
+    ensure!(
+        outputs.isfinite().all().int64_value(&[]) == 1,
+        "some outputs are not finite: the encoder's weights or the training diverged (lower its learning rate)"
+    );
+    Ok(outputs)
 }
 
 /// One-hot rows of classes `[N]`: what neighbours vote with on a class.

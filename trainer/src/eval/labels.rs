@@ -79,6 +79,11 @@ impl Label {
     }
 }
 
+/// Whether a frame has the label that a task needs.
+pub fn has_label(task: Task, record: &Record<'_>) -> bool {
+    Label::of(task).is_on(record)
+}
+
 /// # Errors
 /// Where the split has nothing to judge; names those that have.
 pub(super) fn check_split(args: &EvalArgs, store: &Store) -> anyhow::Result<()> {

@@ -17,12 +17,14 @@ mod subject;
 mod va;
 mod verify;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{bail, ensure};
 use clap::{Args, ValueEnum};
 use semblance_calib::LinearHead;
+use semblance_face::labels::ACTION_UNITS;
 use serde::{Deserialize, Serialize};
 use tch::nn;
 
@@ -42,6 +44,7 @@ pub use features::{
 };
 pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy};
+pub use labels::has_label;
 pub use landmarks::LandmarkReport;
 pub use pose::{PoseClassReport, PoseReport};
 pub use probe::{ClassWeights, fit_probe, hits, predictions};
@@ -185,6 +188,15 @@ pub struct EvalArgs {
     #[arg(long, default_value_t = 0.4, value_parser = share)]
     pub au_threshold: f32,
 
+    /// Action units that the mean is over, of those that are present: 1,2,4,6,9,12,25,26 as the papers have it for DISFA,
+    /// 1,2,4,6,7,10,12,14,15,17,23,24 for BP4D, 1,2,4,6,10,12,14,15,23,24 for GFT [default: all] (task au)
+    #[arg(long, value_delimiter = ',')]
+    pub aus: Vec<u8>,
+
+    /// People with fewer pictures are left out, as FR-kNN does on LFW (task identity)
+    #[arg(long, default_value_t = 1)]
+    pub min_pictures: usize,
+
     /// Cross-validation over all frames, whatever their split: people, sorted by name, are dealt in turn to this many folds
     /// (task au, --protocol linear; the papers have 3)
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=100))]
@@ -234,6 +246,8 @@ impl EvalArgs {
             config: None,
             out: None,
             au_threshold: 0.4,
+            aus: Vec::new(),
+            min_pictures: 1,
             folds: None,
             pose_classes: false,
             apart_secs: 3.0,
@@ -259,15 +273,31 @@ impl EvalArgs {
             self.folds.is_none() || self.test_data.is_none(),
             "--folds scores every frame of --data: leave out --test-data"
         );
+        ensure!(self.aus.is_empty() || self.task == Task::Au, "--aus is for --task au");
+        ensure!(
+            self.min_pictures <= 1 || self.task == Task::Identity,
+            "--min-pictures is for --task identity"
+        );
+        if let Some(unknown) = self.aus.iter().find(|unit| !ACTION_UNITS.contains(unit)) {
+            bail!("--aus {unknown}: no store has this action unit: {ACTION_UNITS:?} are known");
+        }
         ensure!(!self.pose_classes || self.task == Task::Pose, "--pose-classes is for --task pose");
+        let tuned = self.protocol == Protocol::Finetune;
+        ensure!(
+            self.out.is_none() || tuned,
+            "--out is for --protocol finetune: nothing else trains an encoder"
+        );
+        ensure!(self.config.is_none() || tuned, "--config is for --protocol finetune");
         let fits = !matches!(self.task, Task::Identity | Task::Verify | Task::Retrieval);
         ensure!(
             self.test_data.is_none() || fits && self.protocol != Protocol::OwnHead,
             "--task {task} --protocol {protocol} trains nothing: give the store that is scored as --data"
         );
         ensure!(
-            self.class_weights == ClassWeights::None || self.task == Task::Expression,
-            "--class-weights is for --task expression"
+            self.class_weights == ClassWeights::None
+                || self.task == Task::Expression && self.protocol == Protocol::Linear,
+            "--class-weights is for --task expression --protocol linear (the balanced softmax of fine-tuning is a setting of \
+             --config)"
         );
         Ok(())
     }
@@ -393,7 +423,7 @@ fn evaluate(
         Task::Verify => Evaluation::of(&verify::judge(args, &subject, &store)?),
         Task::Va => Evaluation::of(&judge(args, va::Va, subject, stores)?),
         Task::Au => {
-            let goal = au::ActionUnits::new(args.au_threshold);
+            let goal = au::ActionUnits::new(args.au_threshold, &args.aus);
             match args.folds {
                 Some(folds) => Evaluation::of(&au::cross_validate(goal, &store, folds, &subject)?),
                 None => Evaluation::of(&judge(args, goal, subject, stores)?),
@@ -433,9 +463,25 @@ fn judge_identity(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow::
         "--protocol {}: identities are told apart by --protocol knn alone",
         args.protocol.name()
     );
-    let indices = store.split(args.split);
+    let indices = with_pictures(store, store.split(args.split), args.min_pictures);
+    ensure!(
+        !indices.is_empty(),
+        "{}: nobody in the {} split has --min-pictures {}",
+        store.dir().display(),
+        args.split.name(),
+        args.min_pictures
+    );
     let embeddings = subject.embed(store, &indices)?;
     identity_knn(store, args.split, &indices, &embeddings.values, embeddings.dim, args.apart_secs)
+}
+
+/// Those of these frames whose people have so many of them.
+fn with_pictures(store: &Store, indices: Vec<usize>, least: usize) -> Vec<usize> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for &i in &indices {
+        *counts.entry(store.record(i).identity()).or_default() += 1;
+    }
+    indices.into_iter().filter(|&i| counts[store.record(i).identity()] >= least).collect()
 }
 
 /// The head that a fine-tuned run has.

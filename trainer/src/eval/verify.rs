@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use tch::{Kind, Reduction, Tensor};
 
+use super::goal::finite;
 use super::linear::{Descent, LR, Layer, Standardised};
 use super::subject::Subject;
 use super::{EvalArgs, Protocol};
@@ -103,7 +104,7 @@ pub(super) fn judge(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow
     let mut frames: Vec<usize> = pairs.iter().flat_map(|pair| [pair.a, pair.b]).collect();
     frames.sort_unstable();
     frames.dedup();
-    let embeddings = subject.embed(store, &frames)?.into_tensor();
+    let embeddings = finite(subject.embed(store, &frames)?.into_tensor())?;
     let row = |frame: &usize| frames.binary_search(frame).map_or(0, |row| row as i64);
     let rows = |of: fn(&VerificationPair) -> usize| {
         let rows: Vec<i64> = pairs.iter().map(|pair| row(&of(pair))).collect();

@@ -65,7 +65,7 @@ impl Decoder {
 }
 
 /// Samples `pictures` `[N,C,H,W]` where `offsets` `[N,2,H,W]` lead to: each position's own place plus its offset, in shares
-/// of half a side, kept within the picture (Wiles et al. 2018, supplement 1.1). `bounded` keeps places inside.
+/// of half a side (Wiles et al. 2018, supplement 1.1). `bounded` keeps places within the picture; beyond it is 0.
 pub(super) fn warp(pictures: &Tensor, offsets: &Tensor, bounded: bool) -> Tensor {
     let size = offsets.size();
     let places = |n: i64| {

@@ -181,7 +181,8 @@ impl Objective for FabNet {
         }
         let Curriculum { on, width, shift, until } = self.config.curriculum;
         if on && self.low + width < until {
-            self.low = (self.low + shift).min(1.0 - width);
+            // As a checkpoint holds it.
+            self.low = f64::from((self.low + shift).min(1.0 - width) as f32);
             no_grad(|| {
                 let _ = self.band.fill_(self.low);
             });

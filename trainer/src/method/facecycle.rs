@@ -183,22 +183,22 @@ impl Generator {
     }
 
     /// A face of pictures `[N,3,S,S]` with ImageNet's normalisation, along a flow; without one, the pictures again.
-    fn forward(&self, pictures: &Tensor, flow: Option<(&Tensor, u64)>, phase: Phase<'_>) -> Tensor {
+    fn forward(&self, pictures: &Tensor, flow: Option<Flow<'_>>, phase: Phase<'_>) -> Tensor {
         let features = self.vgg.features(&self.precision.convolvable(pictures));
         let [fine, coarse] = [&features.0[0], &features.0[1]];
         let (fine, coarse) = match flow {
             None => (fine.shallow_clone(), coarse.shallow_clone()),
-            Some((flow, seed)) => {
-                let deform = |x: &Tensor, convs: &[Conv; 2], seed: u64| {
+            Some(Flow { flow, seeds, turn }) => {
+                let deform = |x: &Tensor, convs: &[Conv; 2], part: u64| {
                     let whole = x.mean_dim([2, 3].as_slice(), true, None);
-                    let noise = noise(&x.size(), seed, x.device()).to_kind(x.kind());
+                    let noise = noise(&x.size(), seeds, part, x.device()).to_kind(x.kind());
                     let rest = convs.iter().fold(noise + whole, |x, conv| conv.forward(&x).relu());
                     // Positions have more digits than bfloat16.
                     let kind = if x.kind() == Kind::BFloat16 { Kind::Float } else { x.kind() };
                     along(&x.to_kind(kind), &flow.to_kind(kind)).to_kind(x.kind()) + rest
                 };
-                let coarse = deform(coarse, &self.noise[0], mix(seed, 0));
-                (deform(fine, &self.noise[1], mix(seed, 1)), coarse)
+                let coarse = deform(coarse, &self.noise[0], 2 * turn);
+                (deform(fine, &self.noise[1], 2 * turn + 1), coarse)
             }
         };
         let x = self.reduce.forward(&coarse).relu();
@@ -208,9 +208,23 @@ impl Generator {
     }
 }
 
-fn noise(size: &[i64], seed: u64, device: Device) -> Tensor {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let values: Vec<f32> = (0..size.iter().product()).map(|_| StandardNormal.sample(&mut rng)).collect();
+/// A flow to go along, and what noise follows from: the seeds of the tuples, and which turn of the cycle it is.
+#[derive(Clone, Copy)]
+struct Flow<'a> {
+    flow: &'a Tensor,
+    seeds: &'a [u64],
+    turn: u64,
+}
+
+/// Noise for first pictures and then second ones, each with its own.
+fn noise(size: &[i64], seeds: &[u64], part: u64, device: Device) -> Tensor {
+    let each = size.iter().product::<i64>() as usize / (2 * seeds.len()).max(1);
+    let of = |seed: u64| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..each).map(move |_| StandardNormal.sample(&mut rng))
+    };
+    let both = (0..2).flat_map(|k| seeds.iter().flat_map(move |&seed| of(mix(seed, 2 * part + k))));
+    let values: Vec<f32> = both.collect();
     Tensor::from_slice(&values).view(size).to_device(device)
 }
 
@@ -290,11 +304,12 @@ impl FaceCycle {
             let halves = x.chunk(2, 0);
             Tensor::cat(&[&halves[1], &halves[0]], 0)
         };
-        let neutral = self.generator.forward(&pictures, Some((&flow, mix(views.seed, 0))), phase);
+        let along_flow = |flow, turn| Some(Flow { flow, seeds: &views.seeds, turn });
+        let neutral = self.generator.forward(&pictures, along_flow(&flow, 0), phase);
         let neutral_warped = along(&pictures, &flow);
         let other = swapped(&neutral);
         Cycle {
-            generated: self.generator.forward(&other, Some((&back, mix(views.seed, 1))), phase),
+            generated: self.generator.forward(&other, along_flow(&back, 1), phase),
             warped: along(&other, &back),
             warped_twice: along(&swapped(&neutral_warped), &back),
             plain: self.generator.forward(&pictures, None, phase),

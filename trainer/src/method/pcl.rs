@@ -1,8 +1,13 @@
 //! PCL (Liu et al. 2023): a picture's code is taken apart into a face and a pose, since a mirrored picture shows the same face in
 //! another pose. Each is contrasted by itself.
 //!
-//! A step has three passes, as its authors have it: reconstruction (equation 4), contrast of faces (6) and of poses (5), the
-//! last two weighted dynamically (7).
+//! A step has three passes, as its authors' code has it: reconstruction (equation 4), contrast of faces (6) and of poses (5), each with
+//! a move of the optimiser of its own; equation 7 has them as one weighted sum. The contrasts are means over all anchors, where the
+//! equations add both directions. Their denominators have the positive, as a cross-entropy has it and the authors' code too;
+//! equation 5, as printed, sums the negatives alone: `projection.denominator` offers that. Features are centred and scaled before
+//! they are held to be orthogonal, of which equation 3 says nothing. Poses are contrasted on whole pictures.
+//!
+//! In a run of several processes or parts of a batch, reconstruction, what is orthogonal and the contrast of poses are each part's own.
 
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -14,6 +19,7 @@ use tch::{Device, Kind, Tensor, nn, nn::Module, no_grad};
 use super::decoder::{Decoder, l1_each};
 use super::simclr::{projection_head, side_by_side};
 use super::{Build, Denominator, Done, Loss, Objective, Projection, Treatment, Unit, View, Views};
+use crate::data::mix;
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{CODE_CHANNELS, Encoder, Layer, Mlp, Phase, Precision, branch, code_side};
 use crate::ntxent::unit_rows;
@@ -61,7 +67,7 @@ pub struct PclConfig {
     pub crop_share: f64,
     /// Negatives are mixed with others by shares of Beta(a, a) (the paper's reference 66); 0 for none.
     pub mixing: f64,
-    /// Pictures of a batch whose poses are contrasted; 0 for all.
+    /// Pictures whose poses are contrasted, of each process's part of a batch; 0 for all.
     pub pose_batch: usize,
     /// Views of each one's mirrored picture that repel, M.
     pub pose_negatives: usize,
@@ -194,7 +200,8 @@ impl Pcl {
         let count = as_is.size()[0];
         let pictures = Tensor::cat(&[as_is, mirrored], 0);
         let zero = || Tensor::zeros([], (as_is.kind(), as_is.device()));
-        let Some(FaceAndPose { face, pose }) = self.face_and_pose(&self.noisy(&pictures, views.seed), phase)
+        let Some(FaceAndPose { face, pose }) =
+            self.face_and_pose(&self.noisy(&pictures, &views.seeds), phase)
         else {
             return Loss { total: zero(), top1: None, parts: vec![zero(), zero()] };
         };
@@ -214,13 +221,18 @@ impl Pcl {
         Loss { total, top1: None, parts }
     }
 
-    fn noisy(&self, views: &Tensor, seed: u64) -> Tensor {
+    /// Pictures and then their mirror images with noise, each with its own.
+    fn noisy(&self, views: &Tensor, seeds: &[u64]) -> Tensor {
         if self.config.input_noise == 0.0 {
             return views.shallow_clone();
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let noise: Vec<f32> =
-            (0..views.numel()).map(|_| rand_distr::StandardNormal.sample(&mut rng)).collect();
+        let each = views.numel() / (2 * seeds.len()).max(1);
+        let of = |seed: u64| {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            (0..each).map(move |_| rand_distr::StandardNormal.sample(&mut rng))
+        };
+        let both = (0..2).flat_map(|k| seeds.iter().flat_map(move |&seed| of(mix(seed, k))));
+        let noise: Vec<f32> = both.collect();
         let noise = Tensor::from_slice(&noise).view(views.size().as_slice()).to_device(views.device());
         self.unit.normalised(&(self.unit.of(views) + noise.to_kind(views.kind()) * self.config.input_noise))
     }
@@ -395,9 +407,7 @@ pub(super) fn pose_nce(
             negatives * &share + negatives.index_select(1, other) * (1.0 - &share)
         }
     };
-    let unit =
-        |x: &Tensor| x / x.square().sum_dim_intlist([-1].as_slice(), true, None).sqrt().clamp_min(1e-12);
-    let (first, second, negatives) = (unit(first), unit(second), unit(&negatives));
+    let (first, second, negatives) = (unit_rows(first), unit_rows(second), unit_rows(&negatives));
     let positive = (&first * &second).sum_dim_intlist([1].as_slice(), false, None) / temperature;
     let against = |anchor: &Tensor| negatives.bmm(&anchor.unsqueeze(-1)).squeeze_dim(-1) / temperature;
     let all = Tensor::cat(&[against(&first), against(&second)], 0);
@@ -438,8 +448,9 @@ impl Weights {
         let before = [at(3), at(4)];
         if before.iter().all(|loss| *loss > 0.0) {
             let risen = [0, 1].map(|i| (mean[i] / before[i] / self.temperature).exp());
-            (self.face, self.pose) =
-                (2.0 * risen[0] / (risen[0] + risen[1]), 2.0 * risen[1] / (risen[0] + risen[1]));
+            // As a checkpoint holds them.
+            let weight = |risen_one: f64| f64::from((2.0 * risen_one / (risen[0] + risen[1])) as f32);
+            (self.face, self.pose) = (weight(risen[0]), weight(risen[1]));
         }
         let state = [0.0, 0.0, 0.0, mean[0], mean[1], self.face, self.pose].map(|v| v as f32);
         no_grad(|| self.state.copy_(&Tensor::from_slice(&state)));

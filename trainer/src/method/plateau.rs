@@ -83,7 +83,8 @@ impl Plateau {
 
     /// The rate falls.
     pub(super) fn lower(&mut self) {
-        self.rate *= self.config.factor;
+        // As a checkpoint holds it.
+        self.rate = f64::from((self.rate * self.config.factor) as f32);
         self.set(RATE, self.rate);
     }
 

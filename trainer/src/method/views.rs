@@ -264,5 +264,10 @@ mod tests {
             quadrants.insert(pair);
         }
         assert_eq!(quadrants.len(), 12, "every pair of quadrants comes up");
+        // Mirrored as the augmentation draws it: what grows to the right falls.
+        let mirroring = AugmentConfig { flip_p: 1.0, ..OFF };
+        let view = settings(&mirroring).draw(&plan, &x, &[None], &[1]);
+        let across = view[0].select(1, 0);
+        assert!(across.double_value(&[0, 4, 0]) > across.double_value(&[0, 4, 7]));
     }
 }

@@ -29,7 +29,8 @@ pub(super) fn problem(side_px: u32) -> Option<String> {
     })
 }
 
-/// A 4x4 convolution in steps of 2, batch normalisation where there is one, leaky ReLU of slope 0.2 but after the last.
+/// A 4x4 convolution in steps of 2, batch normalisation where there is one, leaky ReLU of slope 0.2 but after the last. That is the
+/// order of the authors' code; the supplement's figure 1 has the normalisation after the ReLU.
 #[derive(Debug)]
 enum Halving {
     Plain { conv: Conv, last: bool },

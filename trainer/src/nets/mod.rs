@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_backbones_of_the_other_papers_have_their_layers_and_sizes() {
-        // PCL: 2048 values at 64 px (section 3.1). Its backbone has the layers that METHODS of FaceCycle list.
+        // PCL: 2048 values at 64 px (section 3.1). Its backbone has FaceCycle's layers.
         let attention = |c| 3 * conv(c, c, 1);
         let trunk = conv(3, 64, 7)
             + 3 * conv(64, 64, 3)

@@ -26,7 +26,7 @@ use self::in_order::{Worker, in_order};
 pub use self::report::{FILE_NAME as REPORT, PassedOver, Reason, Report, Reports};
 pub use self::tree::Shard;
 use crate::inspect::Summary;
-use crate::store::{NamedPair, Provenance, Sample, Store, StoreWriter, write_pairs};
+use crate::store::{NamedPair, PAIRS, Provenance, Sample, Store, StoreWriter, read_pairs, write_pairs};
 use crate::{interrupt, progress};
 
 /// How a data set is laid out.
@@ -404,6 +404,22 @@ impl<'a> Session<'a> {
             current: None,
             pairs: None,
         })
+    }
+
+    /// The store gets these pairs once its pictures are there.
+    ///
+    /// # Errors
+    /// Where it has others: they would be lost.
+    fn have_pairs(&mut self, pairs: Vec<NamedPair>) -> anyhow::Result<()> {
+        if let Some(others) = read_pairs(&self.args.out)? {
+            ensure!(
+                others == pairs,
+                "{}: the pairs of another protocol are there: give this one a store of its own (--out)",
+                self.args.out.join(PAIRS).display()
+            );
+        }
+        self.pairs = Some(pairs);
+        Ok(())
     }
 
     /// The items that this run is to read: those of its shard whose video the store does not have.

@@ -107,6 +107,15 @@ fn to_square(square: &Rect, side_px: u32) -> Result<Similarity, Refusal> {
     Ok(to_crop)
 }
 
+/// Whether the middle of what is cut is in the picture; edges may lie outside.
+fn has_middle(frame: &Frame, to_crop: &Similarity, side_px: u32) -> bool {
+    let middle = side_px as f32 / 2.0;
+    to_crop.invert().is_some_and(|to_frame| {
+        let Point { x, y, .. } = to_frame.apply(Point::new(middle, middle));
+        (0.0..=frame.width() as f32).contains(&x) && (0.0..=frame.height() as f32).contains(&y)
+    })
+}
+
 /// Why a picture is not stored.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -236,11 +245,18 @@ impl<'a> PieceWorker<'a> {
                 (frame, jpeg, Similarity::IDENTITY)
             }
             Some(to_crop) => {
+                if !has_middle(&frame, &to_crop, self.args.side_px) {
+                    return Err(Refusal::bad_label("the middle of its face is outside the picture"));
+                }
                 let (crop, jpeg) = self.cut(&frame, &to_crop).map_err(|error| Refusal::file(&error))?;
                 (crop, jpeg, to_crop)
             }
         };
         let sample = marks.sample(picture.t_secs, split, (frame.width(), frame.height()), &to_stored);
+        let points = sample.landmarks.iter().flatten().chain(sample.five_points.iter().flatten());
+        if points.into_iter().any(|v| !v.is_finite()) {
+            return Err(Refusal::bad_label("its landmarks are beyond all bounds of its crop"));
+        }
         Ok((frame, Stored { jpeg, sample }))
     }
 

@@ -328,6 +328,17 @@ impl PretrainConfig {
             self.method.draws_pairs() || !(time_aug || hard_neg || face_swap || cutmix),
             "pairs: {method} draws its frames by itself: --time-aug, --hard-neg, --face-swap and --cutmix are for pairs"
         );
+        ensure!(
+            self.method != Method::FaceCycle || self.side_px.is_multiple_of(4),
+            "side_px = {}: FaceCycle's generator works at a quarter of it: give a multiple of 4",
+            self.side_px
+        );
+        let PclConfig { disentangle, pose_contrast, .. } = self.pcl;
+        ensure!(
+            self.method != Method::Pcl || !(disentangle && pose_contrast) || self.augment.flip_p == 0.0,
+            "augment.flip_p = {}: PCL tells poses by what is mirrored: 0 with pcl.pose_contrast",
+            self.augment.flip_p
+        );
         let share = self.pcl.crop_share;
         ensure!(share > 0.0 && share <= 0.5, "pcl.crop_share = {share} is outside (0, 0.5]");
         ensure!(self.pcl.mixing >= 0.0, "pcl.mixing = {} is below 0", self.pcl.mixing);

@@ -186,16 +186,17 @@ impl Engine {
         let views: Vec<Views> = (0..parts).map(|part| views(self, part)).collect();
         let world = self.group.world() as f64;
         let stop = Tensor::from(f64::from(u8::from(stop)) * world);
-        let (mut loss, mut top1, mut told) = (Tensor::from(0.0), Tensor::from(f64::NAN), Vec::new());
+        let (mut losses, mut top1, mut told) = (Vec::new(), Tensor::from(f64::NAN), Vec::new());
         let passes = self.objective.passes();
         let lr = self.schedule.lr_at(step) * self.objective.lr_factor();
         for pass in 0..passes {
             let part_loss = self.pass(pass, &views)?;
-            loss += &part_loss.total;
+            losses.push(part_loss.total);
             top1 = part_loss.top1.unwrap_or(top1);
             told.extend(part_loss.parts);
             let mut exchanged = self.optimizer.gradients();
             if pass + 1 == passes {
+                let loss = Tensor::stack(&losses, 0).sum(None::<Kind>);
                 let scalars: Vec<Tensor> = [&stop, &loss, &top1]
                     .into_iter()
                     .chain(&told)

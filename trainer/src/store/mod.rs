@@ -33,7 +33,7 @@ use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use pairs::{NamedPair, PAIRS, VerificationPair, write_pairs};
+pub use pairs::{NamedPair, PAIRS, VerificationPair, read_pairs, write_pairs};
 pub use reader::{Record, Store};
 pub use writer::StoreWriter;
 

@@ -60,6 +60,26 @@ pub fn write_pairs(dir: &Path, pairs: &[NamedPair]) -> Result<(), StoreError> {
     fs::rename(&beside, &path).map_err(StoreError::io(&path))
 }
 
+/// The pairs of the store in `dir`, by names; `None` where it has none.
+///
+/// # Errors
+/// Names the line that cannot be read.
+pub fn read_pairs(dir: &Path) -> Result<Option<Vec<NamedPair>>, StoreError> {
+    let path = dir.join(PAIRS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut reader = csv::Reader::from_path(&path).map_err(|e| bad(&path, e.to_string()))?;
+    let pairs = reader.deserialize().map(|named| {
+        let named: NamedPair = named.map_err(|e| bad(&path, e.to_string()))?;
+        if named.same > 1 {
+            return Err(bad(&path, format!("same = {} is neither 0 nor 1", named.same)));
+        }
+        Ok(named)
+    });
+    pairs.collect::<Result<_, _>>().map(Some)
+}
+
 impl Store {
     /// The pairs of its verification protocol; `None` where it has none. Pairs with a picture that was passed over while
     /// preparing are left out, and counted in the second value.
@@ -67,23 +87,15 @@ impl Store {
     /// # Errors
     /// Names the line that cannot be read.
     pub fn pairs(&self) -> Result<Option<(Vec<VerificationPair>, usize)>, StoreError> {
-        let path = self.dir().join(PAIRS);
-        if !path.exists() {
-            return Ok(None);
-        }
+        let Some(named) = read_pairs(self.dir())? else { return Ok(None) };
         let header = self.header();
         let frames: HashMap<(&str, &str), usize> = header
             .videos
             .iter()
             .map(|v| ((header.identities[v.identity as usize].as_str(), v.name.as_str()), v.first as usize))
             .collect();
-        let mut reader = csv::Reader::from_path(&path).map_err(|e| bad(&path, e.to_string()))?;
         let (mut pairs, mut missing) = (Vec::new(), 0);
-        for named in reader.deserialize() {
-            let named: NamedPair = named.map_err(|e| bad(&path, e.to_string()))?;
-            if named.same > 1 {
-                return Err(bad(&path, format!("same = {} is neither 0 nor 1", named.same)));
-            }
+        for named in named {
             let find = |identity: &str, video: &str| frames.get(&(identity, video)).copied();
             match (find(&named.a_identity, &named.a_video), find(&named.b_identity, &named.b_video)) {
                 (Some(a), Some(b)) => {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::eval::{ClassWeights, EvalArgs, Loaded, Protocol, Task, evaluate_all};
+use crate::eval::{ClassWeights, EvalArgs, Loaded, Protocol, Task, evaluate_all, has_label};
+use crate::store::{Split, Store};
 
 /// A column of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,18 +85,21 @@ pub type Scores = BTreeMap<Measure, f64>;
 /// Longer than any video: people are looked for in other videos alone.
 const OTHER_VIDEOS_SECS: f64 = 1e9;
 
-/// Judges an encoder on the labelled people of a store, by every measure that its labels allow.
+/// Judges an encoder on the people of a store by every measure whose label its test split has.
 ///
 /// # Errors
-/// Names what stands in the way.
+/// Names what stands in the way; where there is no label at all.
 pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
+    let store = Store::open(probe)?;
+    let test = store.split(Split::Test);
     let mut tasks: Vec<(Task, Protocol)> = Vec::new();
     for measure in Measure::ALL {
         let (task, protocol, _) = measure.source();
-        if !tasks.contains(&(task, protocol)) {
+        if !tasks.contains(&(task, protocol)) && test.iter().any(|&i| has_label(task, &store.record(i))) {
             tasks.push((task, protocol));
         }
     }
+    ensure!(!tasks.is_empty(), "{}: the test split has nothing to judge by", probe.display());
     let args: Vec<EvalArgs> = tasks
         .iter()
         .map(|&(task, protocol)| EvalArgs {
@@ -110,9 +114,10 @@ pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
     let judged = evaluate_all(loaded, &args)?;
     let score = |measure: Measure| {
         let (task, protocol, name) = measure.source();
-        let place = tasks.iter().position(|t| *t == (task, protocol)).context("a measure without a task")?;
+        let place = tasks.iter().position(|t| *t == (task, protocol))?;
         let value = judged[place].json.get(name).and_then(serde_json::Value::as_f64);
-        Ok((measure, value.with_context(|| format!("{}: no {name}", probe.display()))?))
+        let value = value.with_context(|| format!("{}: no {name}", probe.display()));
+        Some(value.map(|value| (measure, value)))
     };
-    Measure::ALL.into_iter().map(score).collect()
+    Measure::ALL.into_iter().filter_map(score).collect()
 }

@@ -16,12 +16,13 @@ pub use measure::{Measure, Scores, measure};
 pub use published::{Column, Row, Table, TableName};
 pub use sheet::Sheet;
 
-use crate::checkpoint::{Checkpoint, FILE_NAME};
+use crate::checkpoint::{Checkpoint, FILE_NAME, StoreMark};
 use crate::data::Clips;
 use crate::eval::Loaded;
 use crate::nets::Architecture;
 use crate::prepare::Shard;
 use crate::pretrain::{Place, PretrainConfig, Recipe, pretrain};
+use crate::store::Store;
 use crate::{config, interrupt};
 
 /// Options of `trainer table`.
@@ -74,8 +75,10 @@ const SCORES: &str = "scores.json";
 struct Judged {
     /// The row's settings.
     settings: toml::Table,
-    /// Name and index checksum of the store that it was judged on.
-    probe: (String, u32),
+    /// The stores that it was trained on; none for random weights.
+    data: Vec<StoreMark>,
+    /// The store that it was judged on.
+    probe: StoreMark,
     scores: Scores,
 }
 
@@ -87,11 +90,13 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
     let table = args.name.read()?;
     let stop = interrupt::flag()?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let probe = crate::store::Store::open(&args.probe)?;
-    let probe = (
-        args.probe.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-        probe.checksum(),
-    );
+    let probe = Store::open(&args.probe)?;
+    let probe = StoreMark::of(&probe);
+    let data: Vec<StoreMark> =
+        args.data.iter().map(|dir| Ok(StoreMark::of(&Store::open(dir)?))).collect::<anyhow::Result<_>>()?;
+    if let Some(same) = data.iter().find(|mark| mark.checksum == probe.checksum) {
+        bail!("--probe: {} is what is trained on: give a store of other people", same.name);
+    }
     let rows: Vec<Subject> = subjects(args, &table)?;
     let mut sheet = Sheet::new(&table, args.seeds, rows.iter().map(|row| row.name.clone()).collect());
     let total = rows.len() as u64 * args.seeds;
@@ -101,7 +106,8 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
             let number = seed * rows.len() as u64 + place as u64;
             let ours = args.shard.is_none_or(|shard| shard.has(&row.folder, &seed.to_string()));
             let settings = row.settings(seed)?;
-            let scores = match known(&dir, &settings, &probe)? {
+            let data = if matches!(row.what, What::Untrained(_)) { &[][..] } else { &data };
+            let scores = match known(&dir, &settings, data, &probe)? {
                 Some(scores) => Some(scores),
                 None if ours => {
                     eprintln!("{} of {total}: {}, seed {seed}", number + 1, row.name);
@@ -110,7 +116,13 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
                         bail!("stopped: the same command goes on");
                     }
                     let scores = measure(loaded, &args.probe)?;
-                    save(&dir, &Judged { settings, probe: probe.clone(), scores: scores.clone() })?;
+                    let judged = Judged {
+                        settings,
+                        data: data.to_vec(),
+                        probe: probe.clone(),
+                        scores: scores.clone(),
+                    };
+                    save(&dir, &judged)?;
                     Some(scores)
                 }
                 None => None,
@@ -198,7 +210,12 @@ impl Subject {
 }
 
 /// The scores of a run that is done; an error where they are of something else.
-fn known(dir: &Path, settings: &toml::Table, probe: &(String, u32)) -> anyhow::Result<Option<Scores>> {
+fn known(
+    dir: &Path,
+    settings: &toml::Table,
+    data: &[StoreMark],
+    probe: &StoreMark,
+) -> anyhow::Result<Option<Scores>> {
     let path = dir.join(SCORES);
     if !path.exists() {
         return Ok(None);
@@ -208,11 +225,17 @@ fn known(dir: &Path, settings: &toml::Table, probe: &(String, u32)) -> anyhow::R
     if let Some((key, was, now)) = config::difference(&judged.settings, settings) {
         bail!("{}: it has {key} = {was}, not {now}: choose another --out, or remove it", dir.display());
     }
+    let sums = |marks: &[StoreMark]| marks.iter().map(|mark| mark.checksum).collect::<Vec<_>>();
     ensure!(
-        judged.probe == *probe,
+        sums(&judged.data) == sums(data),
+        "{}: it was trained on other stores than these: choose another --out, or remove it",
+        dir.display()
+    );
+    ensure!(
+        judged.probe.checksum == probe.checksum,
         "{}: it was judged on another store ({}): choose another --out, or remove {SCORES}",
         dir.display(),
-        judged.probe.0
+        judged.probe.name
     );
     Ok(Some(judged.scores))
 }

@@ -120,18 +120,23 @@ impl Sheet {
                 ours.iter().copied().fold(f64::INFINITY, f64::min),
             );
             let deviations: Vec<f64> = pairs.iter().filter_map(|p| p.2.deviation).collect();
-            let noise = deviations.iter().sum::<f64>() / deviations.len().max(1) as f64;
+            let noise = match deviations.len() {
+                0 => "; one seed tells nothing of noise".to_owned(),
+                count => {
+                    let mean = deviations.iter().sum::<f64>() / count as f64;
+                    format!(", the seeds of one row deviate by {mean:.3}")
+                }
+            };
             Some(format!(
                 "{}, beside our {}: rank correlation {:+.2} over {} rows; best there {}, here {}; our rows lie {:.3} \
-                 apart, the seeds of one row deviate by {:.3}.",
+                 apart{noise}.",
                 column.name,
                 column.measure.heading(),
                 spearman(&theirs, &ours),
                 pairs.len(),
                 best(&theirs).unwrap_or("-"),
                 best(&ours).unwrap_or("-"),
-                first - last,
-                noise
+                first - last
             ))
         };
         self.table.published.iter().enumerate().filter_map(of_column).collect()

@@ -11,7 +11,7 @@
 //! arousal alone. The published validation set is the test split, for the publishers keep their own test set.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
@@ -213,6 +213,8 @@ struct Arrays {
     no_contempt: bool,
 }
 
+/// Bytes that an array takes at most.
+const MOST_BYTES: u64 = 65_536;
 /// More values than any array of the set has.
 const MOST_VALUES: usize = 1024;
 
@@ -246,9 +248,28 @@ impl Notes for Arrays {
     }
 }
 
+/// Whether the sides that an array's header names have a small product.
+fn shape_is_small(array: &[u8]) -> bool {
+    let header = String::from_utf8_lossy(&array[..array.len().min(4096)]);
+    let sides = header.split_once("'shape':").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
+    let sides =
+        sides.map_or("", |(sides, _)| sides).split(',').map(str::trim).filter(|side| !side.is_empty());
+    let product = sides
+        .map(|side| side.parse::<u64>().ok())
+        .try_fold(1_u64, |product, side| product.checked_mul(side?));
+    product.is_some_and(|product| product <= MOST_VALUES as u64)
+}
+
 /// The numbers of an array, whose publishers wrote some as text.
 fn read_array(path: &Path) -> anyhow::Result<Vec<f64>> {
-    let file = npyz::NpyFile::new(BufReader::new(File::open(path)?))?;
+    let file = File::open(path)?;
+    // What a header claims is multiplied without looking by the reader; an array of this set is small.
+    let bytes = file.metadata()?.len();
+    ensure!(bytes <= MOST_BYTES, "{bytes} bytes, which none of the set's arrays has");
+    let mut whole = Vec::new();
+    file.take(MOST_BYTES).read_to_end(&mut whole)?;
+    ensure!(shape_is_small(&whole), "its shape is none of the set's arrays'");
+    let file = npyz::NpyFile::new(whole.as_slice())?;
     ensure!(file.len() <= MOST_VALUES as u64, "{} values, which none of the set's arrays has", file.len());
     let file = match file.try_data::<f64>() {
         Ok(values) => return Ok(values.collect::<Result<_, _>>()?),

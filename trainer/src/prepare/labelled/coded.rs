@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use semblance_face::frame::is_picture;
 
 use super::super::pictures::{Marks, Notes, Picture, Refusal};
@@ -217,6 +217,17 @@ pub(super) fn read_gft(session: &mut Session<'_>) -> anyhow::Result<()> {
         None => Vec::new(),
     };
     let (_, files) = children(&coding).with_context(|| coding.display().to_string())?;
+    let is_coded = |subject: &String| files.iter().any(|(_, path)| stem(path) == *subject);
+    ensure!(
+        tested.is_empty() || tested.iter().any(is_coded),
+        "{}: test.csv names nobody of {}: subjects are to be named as their files are, 001A",
+        args.src.display(),
+        coding.display()
+    );
+    // The head of the column names nobody.
+    for other in tested.iter().filter(|cell| !is_coded(cell)).skip(1) {
+        session.report.add(Reason::Missing, 1, format!("{other} (of test.csv, but not coded)"));
+    }
     let mut entries = Vec::new();
     for (name, path) in files.into_iter().filter(|(_, path)| is_csv(path)) {
         if ["train.csv", "test.csv"].contains(&name.as_str()) {

@@ -6,7 +6,7 @@
 //! tabs or commas. Pictures are looked for by the file name of their address, anywhere up to three folders below the
 //! source. Nothing is published of a split that everybody can use: validation by a hash of the picture's name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -47,7 +47,8 @@ pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
     let args = session.args;
     let (_, files) = children(&args.src).with_context(|| args.src.display().to_string())?;
     let mut pictures = HashMap::new();
-    find_pictures(&args.src, MAX_FOLDERS, &mut pictures);
+    let mut twice = HashSet::new();
+    find_pictures(&args.src, MAX_FOLDERS, &mut pictures, &mut twice);
     let mut entries = Vec::new();
     for (_, list) in files {
         if !list.extension().is_some_and(|e| e == "txt" || e == "csv") {
@@ -56,7 +57,17 @@ pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
         let lines = lines(&list)?;
         let columns = lines.first().and_then(|(_, line)| named_columns(line));
         for (number, line) in &lines[usize::from(columns.is_some())..] {
-            let (file, row) = parse(line, columns.as_ref()).with_context(|| at(&list, *number))?;
+            let (file, row) = match parse(line, columns.as_ref()) {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    session.report.add(Reason::BadLabel, 1, format!("{}: {error}", at(&list, *number)));
+                    continue;
+                }
+            };
+            if twice.contains(&file) {
+                session.report.add(Reason::NameTaken, 1, format!("{file}: several pictures have this name"));
+                continue;
+            }
             let name = stem(Path::new(&file));
             let path = pictures.get(&file).cloned().unwrap_or_else(|| args.src.join(&file));
             entries.push(Entry::nobody(&name, split_of(&name, args.val_share), path, row));
@@ -65,12 +76,21 @@ pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
     store(session, entries, "a list of addresses and action units (.txt)")
 }
 
-/// Pictures by their file names. A folder that cannot be read has none; those that are missed are told of one by one.
-fn find_pictures(folder: &Path, deeper: usize, found: &mut HashMap<String, PathBuf>) {
+/// Pictures by their file names, and the names that several have. A folder that cannot be read has none; those that are missed are told of one by one.
+fn find_pictures(
+    folder: &Path,
+    deeper: usize,
+    found: &mut HashMap<String, PathBuf>,
+    twice: &mut HashSet<String>,
+) {
     let Ok((folders, files)) = children(folder) else { return };
-    found.extend(files.into_iter().filter(|(_, path)| is_picture(path)));
+    for (name, path) in files.into_iter().filter(|(_, path)| is_picture(path)) {
+        if found.insert(name.clone(), path).is_some() {
+            twice.insert(name);
+        }
+    }
     if deeper > 0 {
-        folders.iter().for_each(|(_, folder)| find_pictures(folder, deeper - 1, found));
+        folders.iter().for_each(|(_, folder)| find_pictures(folder, deeper - 1, found, twice));
     }
 }
 

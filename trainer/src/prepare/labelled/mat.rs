@@ -13,6 +13,8 @@ use flate2::read::ZlibDecoder;
 const HEADER: usize = 128;
 /// A compressed array is not read beyond this, whatever it claims to hold.
 const MOST_BYTES: u64 = 64 << 20;
+/// An array of more values, which no set of poses and landmarks has, is passed over.
+const MOST_VALUES: f64 = 65_536.0;
 
 /// Types of elements.
 const INT8: u32 = 1;
@@ -130,6 +132,9 @@ fn matrix(mut data: &[u8]) -> anyhow::Result<Option<Array>> {
     }
     let sizes = Element::next(&mut data)?.numbers()?;
     let name = String::from_utf8_lossy(Element::next(&mut data)?.data).into_owned();
+    if sizes.iter().product::<f64>() > MOST_VALUES {
+        return Ok(None);
+    }
     let values = Element::next(&mut data)?.numbers().with_context(|| name.clone())?;
     let sizes: Vec<usize> = sizes.iter().map(|&size| size as usize).collect();
     let expected = sizes.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));

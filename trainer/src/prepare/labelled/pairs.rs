@@ -27,7 +27,7 @@ pub(super) fn read_lfw(session: &mut Session<'_>) -> anyhow::Result<()> {
             .context("or give the list of pairs (--pairs FILE)")?,
     };
     let is_csv = list.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
-    session.pairs = Some(if is_csv { csv_pairs(&list)? } else { lfw_pairs(&list)? });
+    session.have_pairs(if is_csv { csv_pairs(&list)? } else { lfw_pairs(&list)? })?;
     let folder = first_there(&args.src, &["lfw"]).unwrap_or_else(|| args.src.clone());
     let (people, files) = children(&folder).with_context(|| folder.display().to_string())?;
     let mut paths: Vec<PathBuf> = files.into_iter().map(|(_, path)| path).collect();
@@ -48,7 +48,7 @@ pub(super) fn read_cplfw(session: &mut Session<'_>) -> anyhow::Result<()> {
             needed(&args.src, &["pairs_CPLFW.txt"]).context("or give the list of pairs (--pairs FILE)")?
         }
     };
-    session.pairs = Some(cplfw_pairs(&list)?);
+    session.have_pairs(cplfw_pairs(&list)?)?;
     let folder = needed(&args.src, &["aligned images", "images"])?;
     let (_, files) = children(&folder).with_context(|| folder.display().to_string())?;
     store(session, faces(files.into_iter().map(|(_, path)| path)), "'aligned images/Name_1.jpg'")
@@ -97,7 +97,7 @@ fn lfw_pairs(path: &Path) -> anyhow::Result<Vec<NamedPair>> {
     };
     ensure!(each > 0, "{}: '{}' is not a header as '10 300'", at(path, head.0), head.1);
     ensure!(
-        Some(rest.len()) == folds.checked_mul(2 * each),
+        Some(rest.len()) == each.checked_mul(2).and_then(|pairs| pairs.checked_mul(folds)),
         "{}: {} pairs, but its header announces {folds} x 2 x {each}",
         path.display(),
         rest.len()
@@ -129,6 +129,13 @@ struct Row {
     b: String,
 }
 
+/// # Errors
+/// Where there is no pair.
+fn some(path: &Path, pairs: Vec<NamedPair>) -> anyhow::Result<Vec<NamedPair>> {
+    ensure!(!pairs.is_empty(), "{}: no pair is in it", path.display());
+    Ok(pairs)
+}
+
 fn csv_pairs(path: &Path) -> anyhow::Result<Vec<NamedPair>> {
     let mut reader = csv::Reader::from_path(path).with_context(|| path.display().to_string())?;
     let parse = |row: Result<Row, csv::Error>| {
@@ -136,7 +143,9 @@ fn csv_pairs(path: &Path) -> anyhow::Result<Vec<NamedPair>> {
         ensure!(row.same <= 1, "same = {} is neither 0 nor 1", row.same);
         pair(row.fold, row.same == 1, &row.a, &row.b)
     };
-    reader.deserialize().zip(2..).map(|(row, line)| parse(row).with_context(|| at(path, line))).collect()
+    let rows = reader.deserialize().zip(2..);
+    let pairs = rows.map(|(row, line)| parse(row).with_context(|| at(path, line)));
+    some(path, pairs.collect::<anyhow::Result<_>>()?)
 }
 
 fn cplfw_pairs(path: &Path) -> anyhow::Result<Vec<NamedPair>> {
@@ -155,5 +164,5 @@ fn cplfw_pairs(path: &Path) -> anyhow::Result<Vec<NamedPair>> {
         ensure!(same == also, "{place}: the two lines of a pair have {same} and {also}");
         pairs.push(pair(i * FOLDS / count, same == 1, &a, &b).context(place)?);
     }
-    Ok(pairs)
+    some(path, pairs)
 }
