@@ -31,7 +31,7 @@ fn a_table_has_every_row_and_is_not_trained_twice() {
         assert!(trainer(&args, &[("--out", out)]).status.success());
     };
     synth("--identities 4 --seconds 8 --fps 2", &people);
-    synth("--identities 20 --clips 2 --seconds 3 --fps 2 --seed 1", &others);
+    synth("--identities 40 --clips 2 --seconds 2 --fps 2 --seed 1", &others);
     fs::write(&settings, "epochs = 1\nbatch = 16\ncosine_from_epoch = 0\n").unwrap();
     let table = |more: &[&str]| {
         let args: Vec<&str> = ["table", "sslfer-4"].into_iter().chain(more.iter().copied()).collect();

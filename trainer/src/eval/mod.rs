@@ -385,24 +385,23 @@ impl Evaluation {
     }
 }
 
-/// Judges one encoder by several tasks on frozen embeddings of one store, each picture of which is embedded once.
+/// Judges one encoder by several tasks on frozen embeddings of one store, each picture of which is embedded once. What stands in the
+/// way of one task does not in that of the others.
 ///
 /// # Errors
-/// Names what stands in the way.
-pub fn evaluate_all(loaded: Loaded, tasks: &[EvalArgs]) -> anyhow::Result<Vec<Evaluation>> {
+/// Names the picture that cannot be embedded.
+pub fn evaluate_all(loaded: Loaded, tasks: &[EvalArgs]) -> anyhow::Result<Vec<anyhow::Result<Evaluation>>> {
     let Some(first) = tasks.first() else { return Ok(Vec::new()) };
     let store = Store::open(&first.data)?;
     let all: Vec<usize> = (0..store.len()).collect();
     let embeddings = Rc::new(loaded.embed(&store, &all)?);
     drop(loaded);
-    tasks
-        .iter()
-        .map(|args| {
-            args.check()?;
-            ensure!(args.data == first.data, "{}: not the store of the other tasks", args.data.display());
-            evaluate(args, |_| Ok(Subject::Known(Rc::clone(&embeddings))))
-        })
-        .collect()
+    let judge = |args: &EvalArgs| {
+        args.check()?;
+        ensure!(args.data == first.data, "{}: not the store of the other tasks", args.data.display());
+        evaluate(args, |_| Ok(Subject::Known(Rc::clone(&embeddings))))
+    };
+    Ok(tasks.iter().map(judge).collect())
 }
 
 fn evaluate(

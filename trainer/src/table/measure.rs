@@ -85,7 +85,8 @@ pub type Scores = BTreeMap<Measure, f64>;
 /// Longer than any video: people are looked for in other videos alone.
 const OTHER_VIDEOS_SECS: f64 = 1e9;
 
-/// Judges an encoder on the people of a store by every measure whose label its test split has.
+/// Judges an encoder on the people of a store by every measure whose label its test split has. Identity and verification are left
+/// out, and that is told, where the store has too few pictures of a person.
 ///
 /// # Errors
 /// Names what stands in the way; where there is no label at all.
@@ -112,10 +113,18 @@ pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
         })
         .collect();
     let judged = evaluate_all(loaded, &args)?;
+    let mut evaluations = Vec::new();
+    for (of, judged) in tasks.into_iter().zip(judged) {
+        match judged {
+            Ok(evaluation) => evaluations.push((of, evaluation)),
+            Err(error) if matches!(of.0, Task::Identity | Task::Verify) => eprintln!("left out: {error:#}"),
+            Err(error) => return Err(error),
+        }
+    }
     let score = |measure: Measure| {
         let (task, protocol, name) = measure.source();
-        let place = tasks.iter().position(|t| *t == (task, protocol))?;
-        let value = judged[place].json.get(name).and_then(serde_json::Value::as_f64);
+        let (_, evaluation) = evaluations.iter().find(|(of, _)| *of == (task, protocol))?;
+        let value = evaluation.json.get(name).and_then(serde_json::Value::as_f64);
         let value = value.with_context(|| format!("{}: no {name}", probe.display()));
         Some(value.map(|value| (measure, value)))
     };

@@ -102,7 +102,7 @@ fn fabnets_curriculum_moves_to_harder_ones_and_then_lowers_the_rate() {
     assert!((loss(&mut method) - mean(2..5)).abs() < 1e-9, "from 0.4 to 0.9 of six");
     let factors: Vec<f64> = seen.iter().map(|(factor, _)| *factor).collect();
     assert_eq!(factors[..9], [1.0; 9]);
-    assert!((factors[9] - 0.1).abs() < 1e-9, "{factors:?}");
+    assert!((factors[9] - 0.1).abs() < 1e-7, "{factors:?}");
 }
 
 #[test]
