@@ -43,7 +43,7 @@ pub(super) fn vote(
     Tensor::cat(&(0..n).step_by(ROWS as usize).map(block).collect::<Vec<_>>(), 0)
 }
 
-/// The share of `queries` whose class gets the most of the vote of their neighbours (see [`vote`]).
+/// The share of `queries` whose class gets the most of the vote of their neighbours.
 ///
 /// # Errors
 /// Where either has no picture.

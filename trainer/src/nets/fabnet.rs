@@ -61,10 +61,10 @@ fn halvings(path: &nn::Path<'_>, side_px: u32, c_in: i64, share: i64) -> Vec<Box
     let depth = depth(side_px);
     let mut c_in = c_in;
     let mut layers: Vec<Box<dyn Layer>> = Vec::new();
-    for number in 0..depth {
+    for (number, width) in WIDTHS.into_iter().chain([EMBEDDING_SIZE]).take(depth).enumerate() {
         let path = path / format!("layer{number}");
         let last = number + 1 == depth;
-        let c_out = if last { EMBEDDING_SIZE } else { WIDTHS[number] } / share;
+        let c_out = if last { EMBEDDING_SIZE } else { width } / share;
         layers.push(Box::new(if number == 0 || last {
             Halving::Plain { conv: Conv::padded(&path, c_in, c_out, 4, 2, 1), last }
         } else {

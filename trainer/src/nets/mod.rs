@@ -230,6 +230,7 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use tch::Device;
 
@@ -321,6 +322,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::needless_range_loop)]
     fn channel_attention_is_its_formula() {
         tch::manual_seed(5);
         let mut vs = nn::VarStore::new(Device::Cpu);

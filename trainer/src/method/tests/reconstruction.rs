@@ -120,7 +120,9 @@ fn what_a_reconstruction_is_compared_with_is_the_picture() {
     let grey = (views.first() * 2.0 - 1.0).abs().mean(None::<Kind>).double_value(&[]);
     assert!((method.loss(0, &views, &ALONE).unwrap().total.double_value(&[]) - grey).abs() < 1e-9);
     no_grad(|| {
-        vs.variables()["decoder.layer3.conv.weight"].shallow_clone().copy_(&(random(&[3, 32, 3, 3], 3) * 0.1))
+        vs.variables()["decoder.layer3.conv.weight"]
+            .shallow_clone()
+            .copy_(&(random(&[3, 32, 3, 3], 3) * 0.1));
     });
     let cell = std::cell::RefCell::new(&mut method);
     compare_slopes(&vs, || cell.borrow_mut().loss(0, &views, &ALONE).unwrap().total);
