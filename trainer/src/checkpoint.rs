@@ -5,8 +5,6 @@
 //! the previous one.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
@@ -15,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 use thiserror::Error;
 
+use crate::files;
 use crate::nets::Backbone;
 use crate::store::Store;
 
@@ -144,11 +143,7 @@ pub fn save(
     views.sort_by(|a, b| a.0.cmp(&b.0));
     let bytes = safetensors::serialize(views, Some(HashMap::from([(META_KEY.to_owned(), json)])))
         .map_err(|e| malformed(e.to_string()))?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-    file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io)
+    files::replace(path, &bytes).map_err(io)
 }
 
 /// A checkpoint in memory, described by an `M` with a field `format`.

@@ -59,12 +59,8 @@ pub fn nt_xent_cancelling(
     let partner = partner_of(pairs, device);
     let positive = similarity.gather(1, &partner, false);
     let others = similarity.scatter_value(1, &partner, f64::NEG_INFINITY);
-    let hardest = others.detach().amax([1].as_slice(), true);
-    let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
-    let Some(FalseNegatives { rows, known, weight }) = false_negatives else {
-        let loss = cross_entropy(&positive, &others, denominator).mean(None);
-        return Contrast { loss, top1 };
-    };
+    let plain = contrast(&positive, &others, denominator);
+    let Some(FalseNegatives { rows, known, weight }) = false_negatives else { return plain };
     let known = known.unsqueeze(1);
     let cancelled = others.scatter_value(1, rows, f64::NEG_INFINITY);
     let negatives = cancelled.where_self(&known, &others);
@@ -73,7 +69,15 @@ pub fn nt_xent_cancelling(
     let further = similarity.gather(1, rows, false).where_self(&known, &positive);
     let losses = cross_entropy(&further, &negatives, denominator) * known.to_kind(unit.kind());
     let count = known.sum(None).clamp_min(1) * rows.size()[1];
-    Contrast { loss: first_loss + losses.sum(None) / count * *weight, top1 }
+    Contrast { loss: first_loss + losses.sum(None) / count * *weight, top1: plain.top1 }
+}
+
+/// The mean loss of anchors with the similarities `positive` `[A,1]` and `negatives` `[A,M]`, over the temperature already, and
+/// how many have a positive above every negative.
+pub(crate) fn contrast(positive: &Tensor, negatives: &Tensor, denominator: Denominator) -> Contrast {
+    let hardest = negatives.detach().amax([1].as_slice(), true);
+    let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
+    Contrast { loss: cross_entropy(positive, negatives, denominator).mean(None), top1 }
 }
 
 /// `-log(e^p / sum)` for each positive `[A,n]`, where the sum is over `negatives` `[A,M]` and maybe the positive.

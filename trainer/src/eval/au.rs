@@ -10,9 +10,9 @@ use serde::Serialize;
 use tch::{Kind, Reduction, Tensor};
 
 use super::Protocol;
-use super::goal::{Goal, Side, choose, finite, row_tensor};
+use super::goal::{Fit, Goal, Side, choose, finite, row_tensor, solver};
 use super::labels::Label;
-use super::linear::{Descent, LR, Layer, Linear, Standardised};
+use super::linear::{LR, Layer, Standardised};
 use super::subject::Subject;
 use crate::checkpoint::floats;
 use crate::data::training_device;
@@ -210,15 +210,8 @@ impl Goal for ActionUnits {
         report.f1_mean
     }
 
-    fn solver<'a>(
-        &'a self,
-        x: &'a Standardised,
-        targets: &'a Tensor,
-    ) -> Box<dyn Fn(f64) -> anyhow::Result<Linear> + 'a> {
-        Box::new(move |l2| {
-            let descent = Descent { outputs: self.outputs(), layer: Layer::Normalised, lr: LR, l2 };
-            Ok(descent.fit(x, |outputs| self.loss(outputs, targets)))
-        })
+    fn fit(&self) -> Fit {
+        Fit::Descent(Layer::Normalised, LR)
     }
 
     fn ballots(&self, _: &Tensor) -> anyhow::Result<Tensor> {
@@ -281,7 +274,7 @@ pub(super) fn cross_validate(
         let (side, rows) = part(&others);
         goal.weigh(&side.targets);
         let (x, targets) = (Standardised::new(rows), side.targets.to_device(embeddings.device()));
-        let head = goal.solver(&x, &targets)(l2)?;
+        let head = solver(&goal, &x, &targets)(l2)?;
         let (side, rows) = part(&scored);
         counts.push(goal.count(&finite(head.apply(&rows))?, &side.targets)?);
         bar.inc(1);

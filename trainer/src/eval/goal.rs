@@ -10,7 +10,7 @@ use super::Protocol;
 use super::features::Embeddings;
 use super::knn::{NEIGHBOURS, TEMPERATURE, vote};
 use super::labels::Label;
-use super::linear::{Descent, L2, LR, Layer, Linear, Standardised};
+use super::linear::{Descent, L2, LR, Layer, Linear, RIDGE, Ridge, Standardised};
 use crate::augment::AugmentConfig;
 use crate::store::{Record, Split, Store};
 
@@ -46,6 +46,25 @@ pub(super) struct Side<'a> {
     pub frames: Vec<usize>,
     /// A row a frame, as [`Goal::targets`] has it, on the CPU.
     pub targets: Tensor,
+}
+
+/// How a linear map is fitted to embeddings.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fit {
+    /// By gradient, for the goal's own loss, at this rate.
+    Descent(Layer, f64),
+    /// Ridge regression of the targets.
+    Ridge,
+}
+
+impl Fit {
+    /// The strengths of regularisation that are tried.
+    fn strengths(self) -> &'static [f64] {
+        match self {
+            Self::Descent(..) => &L2,
+            Self::Ridge => &RIDGE,
+        }
+    }
 }
 
 /// What a head is trained for, and how it is judged.
@@ -88,21 +107,9 @@ pub(super) trait Goal {
         Vec::new()
     }
 
-    /// The strengths of regularisation that are tried.
-    fn strengths(&self) -> &'static [f64] {
-        &L2
-    }
-
-    /// What fits a linear map to embeddings for a strength of regularisation.
-    fn solver<'a>(
-        &'a self,
-        x: &'a Standardised,
-        targets: &'a Tensor,
-    ) -> Box<dyn Fn(f64) -> anyhow::Result<Linear> + 'a> {
-        Box::new(move |l2| {
-            let descent = Descent { outputs: self.outputs(), layer: Layer::Biased, lr: LR, l2 };
-            Ok(descent.fit(x, |outputs| self.loss(outputs, targets)))
-        })
+    /// How a linear map is fitted.
+    fn fit(&self) -> Fit {
+        Fit::Descent(Layer::Biased, LR)
     }
 
     /// What neighbours vote with: a row a frame, `[N, outputs]` f32.
@@ -175,6 +182,24 @@ pub(super) fn linear<G: Goal>(
     goal.report(Protocol::Linear, &scored, &finite(head.apply(&embeddings(&scored)?))?)
 }
 
+/// What fits a linear map to embeddings for a strength of regularisation.
+pub(super) fn solver<'a, G: Goal>(
+    goal: &'a G,
+    x: &'a Standardised,
+    targets: &'a Tensor,
+) -> Box<dyn Fn(f64) -> anyhow::Result<Linear> + 'a> {
+    match goal.fit() {
+        Fit::Descent(layer, lr) => Box::new(move |l2| {
+            let descent = Descent { outputs: goal.outputs(), layer, lr, l2 };
+            Ok(descent.fit(x, |outputs| goal.loss(outputs, targets)))
+        }),
+        Fit::Ridge => {
+            let ridge = Ridge::new(x, targets);
+            Box::new(move |l2| ridge.solve(l2))
+        }
+    }
+}
+
 /// Of the maps for each strength of regularisation, the one that is best on `val`, with the strength.
 ///
 /// # Errors
@@ -187,9 +212,9 @@ pub(super) fn choose<G: Goal>(
     val_embeddings: &Tensor,
 ) -> anyhow::Result<(Linear, f64)> {
     let targets = targets.to_device(x.rows().device());
-    let solve = goal.solver(x, &targets);
+    let solve = solver(goal, x, &targets);
     let mut best: Option<(f64, Linear, f64)> = None;
-    for &l2 in goal.strengths() {
+    for &l2 in goal.fit().strengths() {
         let head = solve(l2)?;
         let score = goal.score(&goal.report(Protocol::Linear, val, &finite(head.apply(val_embeddings))?)?);
         log::info!("l2 {l2:e}: validation {} {score:.4}", goal.measure());

@@ -28,7 +28,7 @@ impl Label {
     const fn of(task: Task) -> Self {
         match task {
             Task::Expression => Self::Expression,
-            Task::Identity | Task::Verify => Self::Picture,
+            Task::Identity | Task::Verify | Task::Order => Self::Picture,
             Task::Va => Self::ValenceArousal,
             Task::Au => Self::ActionUnits,
             Task::Pose => Self::Pose,

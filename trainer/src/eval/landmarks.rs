@@ -7,9 +7,8 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::Protocol;
-use super::goal::{Goal, Side};
+use super::goal::{Fit, Goal, Side};
 use super::labels::Label;
-use super::linear::{Linear, RIDGE, Ridge, Standardised};
 use crate::augment::AugmentConfig;
 use crate::checkpoint::floats;
 use crate::store::{Record, Store};
@@ -169,17 +168,8 @@ impl Goal for Points {
         -report.nme
     }
 
-    fn strengths(&self) -> &'static [f64] {
-        &RIDGE
-    }
-
-    fn solver<'a>(
-        &'a self,
-        x: &'a Standardised,
-        targets: &'a Tensor,
-    ) -> Box<dyn Fn(f64) -> anyhow::Result<Linear> + 'a> {
-        let ridge = Ridge::new(x, targets);
-        Box::new(move |l2| ridge.solve(l2))
+    fn fit(&self) -> Fit {
+        Fit::Ridge
     }
 
     fn views(&self, _: &AugmentConfig) -> anyhow::Result<AugmentConfig> {

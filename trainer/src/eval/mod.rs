@@ -9,6 +9,7 @@ mod knn;
 mod labels;
 mod landmarks;
 mod linear;
+mod order;
 mod pose;
 mod probe;
 mod report;
@@ -46,9 +47,10 @@ pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy};
 pub use labels::has_label;
 pub use landmarks::LandmarkReport;
+pub use order::{OrderReport, spearman};
 pub use pose::{PoseClassReport, PoseReport};
 pub use probe::{ClassWeights, fit_probe, hits, predictions};
-pub use report::{ClassReport, Report};
+pub use report::{ClassReport, Report, Spread};
 pub use retrieval::RetrievalReport;
 pub use va::VaReport;
 pub use verify::VerifyReport;
@@ -73,6 +75,8 @@ pub enum Task {
     Landmarks,
     /// What other people's pictures that lie near have in common with a picture: expression, valence and arousal, pose
     Retrieval,
+    /// Whether frames of a video are the further apart, the more time is between them (CLP's in-clip order)
+    Order,
 }
 
 impl Task {
@@ -86,6 +90,7 @@ impl Task {
             Self::Pose => "pose",
             Self::Landmarks => "landmarks",
             Self::Retrieval => "retrieval",
+            Self::Order => "order",
         }
     }
 }
@@ -102,7 +107,7 @@ pub enum Protocol {
     /// The head that the run or the bundle already has; nothing is trained.
     OwnHead,
     /// Nearest neighbours among frozen embeddings: 20 of the training split vote, or those of the same split are looked at
-    /// (identity, retrieval); for pairs, the cosine alone (verify).
+    /// (identity, retrieval, order); for pairs, the cosine alone (verify).
     Knn,
 }
 
@@ -211,6 +216,10 @@ pub struct EvalArgs {
     #[arg(long, default_value_t = 3.0)]
     pub apart_secs: f64,
 
+    /// Frames of one video further apart than this in seconds are not compared (task order)
+    #[arg(long, default_value_t = 3.0)]
+    pub within_secs: f64,
+
     /// Seed of random weights, of the head and of the order of the data [default: 0, or what --config says]
     #[arg(long)]
     pub seed: Option<u64>,
@@ -251,6 +260,7 @@ impl EvalArgs {
             folds: None,
             pose_classes: false,
             apart_secs: 3.0,
+            within_secs: 3.0,
             seed: None,
             json: false,
         }
@@ -288,7 +298,7 @@ impl EvalArgs {
             "--out is for --protocol finetune: nothing else trains an encoder"
         );
         ensure!(self.config.is_none() || tuned, "--config is for --protocol finetune");
-        let fits = !matches!(self.task, Task::Identity | Task::Verify | Task::Retrieval);
+        let fits = !matches!(self.task, Task::Identity | Task::Verify | Task::Retrieval | Task::Order);
         ensure!(
             self.test_data.is_none() || fits && self.protocol != Protocol::OwnHead,
             "--task {task} --protocol {protocol} trains nothing: give the store that is scored as --data"
@@ -434,6 +444,7 @@ fn evaluate(
         Task::Pose => Evaluation::of(&judge(args, pose::Pose::default(), subject, stores)?),
         Task::Landmarks => Evaluation::of(&judge(args, landmarks::Points::new(&store), subject, stores)?),
         Task::Retrieval => Evaluation::of(&retrieval::judge(args, &subject, &store)?),
+        Task::Order => Evaluation::of(&order::judge(args, &subject, &store)?),
     }
 }
 

@@ -7,9 +7,9 @@ use serde::Serialize;
 use tch::{Reduction, Tensor};
 
 use super::Protocol;
-use super::goal::{Goal, Side, class_tensor, classes_of, one_hot, row_tensor};
+use super::goal::{Fit, Goal, Side, class_tensor, classes_of, one_hot, row_tensor};
 use super::labels::Label;
-use super::linear::{Descent, Layer, Linear, Standardised};
+use super::linear::Layer;
 use super::probe::{ClassWeights, Softmax};
 use crate::augment::AugmentConfig;
 use crate::checkpoint::floats;
@@ -138,15 +138,8 @@ impl Goal for Pose {
         -report.mae_mean
     }
 
-    fn solver<'a>(
-        &'a self,
-        x: &'a Standardised,
-        targets: &'a Tensor,
-    ) -> Box<dyn Fn(f64) -> anyhow::Result<Linear> + 'a> {
-        Box::new(move |l2| {
-            let descent = Descent { outputs: self.outputs(), layer: Layer::Biased, lr: LR, l2 };
-            Ok(descent.fit(x, |outputs| self.loss(outputs, targets)))
-        })
+    fn fit(&self) -> Fit {
+        Fit::Descent(Layer::Biased, LR)
     }
 
     /// No view is mirrored: that would turn yaw and roll around.
@@ -291,6 +284,8 @@ impl fmt::Display for PoseClassReport {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::eval::goal::solver;
+    use crate::eval::linear::Standardised;
     use crate::prepare::encode_jpeg;
     use crate::store::{Provenance, Sample, StoreWriter};
 
@@ -325,7 +320,7 @@ mod tests {
         let embeddings =
             || Tensor::from_slice(&rows.map(|(x, _)| x)).view([-1, 1]).to_device(training_device());
         let (x, targets) = (Standardised::new(embeddings()), side.targets.to_device(training_device()));
-        let head = goal.solver(&x, &targets)(0.0).unwrap();
+        let head = solver(&goal, &x, &targets)(0.0).unwrap();
         let degrees = floats(&goal.degrees(&head.apply(&embeddings()))).unwrap();
         for (got, expected) in
             degrees[..3].iter().chain(&degrees[9..12]).zip([5.0, -10.0, 1.0, 40.0, 20.0, 1.0f32])

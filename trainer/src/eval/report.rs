@@ -150,12 +150,41 @@ impl fmt::Display for Report {
     }
 }
 
+/// Mean and sample standard deviation of a measure over folds or seeds; the deviation needs two.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The deviation.
+    pub deviation: Option<f64>,
+}
+
+impl Spread {
+    /// `None` where there is no value.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let count = values.len() as f64;
+        if values.is_empty() {
+            return None;
+        }
+        let mean = values.iter().sum::<f64>() / count;
+        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        Some(Self { mean, deviation: (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::prepare::encode_jpeg;
     use crate::store::{Provenance, Sample, Store, StoreWriter};
+
+    #[test]
+    fn a_spread_is_mean_and_sample_deviation() {
+        assert_eq!(Spread::of(&[]), None);
+        assert_eq!(Spread::of(&[2.0]), Some(Spread { mean: 2.0, deviation: None }));
+        assert_eq!(Spread::of(&[1.0, 3.0]), Some(Spread { mean: 2.0, deviation: Some(2f64.sqrt()) }));
+    }
 
     #[test]
     fn pictures_that_training_has_as_well_are_left_out() {

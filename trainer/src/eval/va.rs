@@ -7,9 +7,8 @@ use serde::Serialize;
 use tch::{Kind, Tensor};
 
 use super::Protocol;
-use super::goal::{Goal, Side, row_tensor};
+use super::goal::{Fit, Goal, Side, row_tensor};
 use super::labels::Label;
-use super::linear::{Linear, RIDGE, Ridge, Standardised};
 use crate::checkpoint::floats;
 use crate::store::{Record, Store};
 
@@ -92,17 +91,8 @@ impl Goal for Va {
         report.ccc_mean
     }
 
-    fn strengths(&self) -> &'static [f64] {
-        &RIDGE
-    }
-
-    fn solver<'a>(
-        &'a self,
-        x: &'a Standardised,
-        targets: &'a Tensor,
-    ) -> Box<dyn Fn(f64) -> anyhow::Result<Linear> + 'a> {
-        let ridge = Ridge::new(x, targets);
-        Box::new(move |l2| ridge.solve(l2))
+    fn fit(&self) -> Fit {
+        Fit::Ridge
     }
 }
 

@@ -13,7 +13,7 @@ use tch::{Kind, Reduction, Tensor};
 use super::goal::finite;
 use super::linear::{Descent, LR, Layer, Standardised};
 use super::subject::Subject;
-use super::{EvalArgs, Protocol};
+use super::{EvalArgs, Protocol, Spread};
 use crate::checkpoint::floats;
 use crate::data::{mix, training_device};
 use crate::ntxent::unit_rows;
@@ -83,12 +83,11 @@ struct Measure {
 }
 
 impl Measure {
-    /// Of scores of all pairs, and the accuracy of each fold.
+    /// Of scores of all pairs, and the accuracy of each fold, of which there are two at least.
     fn of(pairs: &[VerificationPair], scores: &[f64], accuracies: &[f64]) -> Self {
-        let n = accuracies.len() as f64;
-        let accuracy = accuracies.iter().sum::<f64>() / n;
-        let squares: f64 = accuracies.iter().map(|a| (a - accuracy).powi(2)).sum();
-        Self { accuracy, std: (squares / (n - 1.0).max(1.0)).sqrt(), auc: auc(pairs, scores) }
+        let Spread { mean, deviation } =
+            Spread::of(accuracies).unwrap_or(Spread { mean: 0.0, deviation: None });
+        Self { accuracy: mean, std: deviation.unwrap_or(0.0), auc: auc(pairs, scores) }
     }
 }
 

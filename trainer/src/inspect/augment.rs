@@ -2,26 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use image::RgbImage;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use super::{CAPTION_PX, TILE_PX, blank_sheet, draw_picture, tail};
 use crate::augment::{AugmentConfig, Landmarks, augment_with_landmarks};
 use crate::data::{BufferPool, CachePlan, Clips, PairConfig, Paste, Pictures, Tuple, mix};
 use crate::pretrain::PretrainConfig;
 use crate::store::Store;
-
-/// One picture of a row.
-struct Tile {
-    title: &'static str,
-    note: String,
-    /// `[3,S,S]` in `[0,1]`; `None` where the frame has no such partner.
-    picture: Option<Tensor>,
-    landmarks: Landmarks,
-}
+use crate::tiles::{self, TILE_PX, Tile};
 
 const OFF: AugmentConfig = AugmentConfig::OFF;
 
@@ -38,18 +29,13 @@ pub(super) fn sheet(store: Store, config: &PretrainConfig, rows: u32, seed: u64)
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let wanted = (rows as usize).min(pictures.clips.len());
     let frames = rand::seq::index::sample(&mut rng, pictures.clips.len(), wanted);
-    let mut sheet = None;
-    for (row, frame) in (0..).zip(frames) {
+    let mut rows = Vec::new();
+    for frame in frames {
         let mut tiles = alone(&pictures, config, frame, mix(seed, frame as u64))?;
         tiles.extend(partners(&pictures, config.pairs, frame, &mut rng)?);
-        let sheet = sheet.get_or_insert_with(|| blank_sheet(tiles.len() as u32, wanted as u32));
-        for (column, tile) in (0..).zip(&tiles) {
-            let (left, top) = (column * TILE_PX, row * (TILE_PX + CAPTION_PX));
-            let picture = tile.picture.as_ref().map(to_image).transpose()?;
-            draw_picture(sheet, left, top, picture.as_ref(), &tile.landmarks, [tile.title, &tile.note]);
-        }
+        rows.push(tiles);
     }
-    sheet.context("no frame was chosen")
+    Ok(tiles::grid(&rows))
 }
 
 /// The frame, and what each augmentation makes of it.
@@ -81,18 +67,14 @@ fn alone(pictures: &Pictures, config: &PretrainConfig, frame: usize, seed: u64) 
         ("view 2", all),
     ];
     let record = pictures.clips.record(frame);
-    let mut tiles = vec![Tile {
-        title: "frame",
-        note: tail(record.identity(), 12),
-        picture: Some(picture.shallow_clone()),
-        landmarks,
-    }];
+    let mut tiles =
+        vec![Tile { landmarks, ..Tile::of(tiles::image_of(&picture)?, "frame", record.identity()) }];
     let batch = picture.unsqueeze(0);
     for (i, (title, settings)) in (0..).zip(single) {
         let (views, moved) =
             augment_with_landmarks(&batch, &[landmarks], &settings, i64::from(TILE_PX), &[mix(seed, i)]);
         let landmarks = moved.into_iter().next().flatten();
-        tiles.push(Tile { title, note: String::new(), picture: Some(views.get(0)), landmarks });
+        tiles.push(Tile { landmarks, ..Tile::of(tiles::image_of(&views.get(0))?, title, "") });
     }
     Ok(tiles)
 }
@@ -117,7 +99,7 @@ fn partners(
     ];
     let tile = |(title, pair): (&'static str, Option<Tuple>)| {
         let Some(pair) = pair else {
-            return Ok(Tile { title, note: "none".to_owned(), picture: None, landmarks: None });
+            return Ok(Tile { lines: [title.to_owned(), "none".to_owned()], ..Tile::default() });
         };
         let (picture, landmarks, pasted) = second_of(pictures, pair.clone(), config.cutmix_share)?;
         let apart = clips.record(pair.frames[1]).t_secs() - clips.record(frame).t_secs();
@@ -126,7 +108,7 @@ fn partners(
             None if Some(pair.frames[1]) != other => format!("{apart:+.2} s"),
             _ => String::new(),
         };
-        anyhow::Ok(Tile { title, note, picture: Some(picture), landmarks })
+        anyhow::Ok(Tile { landmarks, ..Tile::of(tiles::image_of(&picture)?, title, note) })
     };
     candidates.into_iter().map(tile).collect()
 }
@@ -142,14 +124,6 @@ fn second_of(
     Ok((batch.to_unit(Device::Cpu).get(1), batch.landmarks[1], batch.pasted > 0))
 }
 
-fn to_image(picture: &Tensor) -> anyhow::Result<RgbImage> {
-    let bytes =
-        (picture * 255.0).round().clamp(0.0, 255.0).to_kind(Kind::Uint8).permute([1, 2, 0]).contiguous();
-    let size = picture.size();
-    RgbImage::from_raw(size[2] as u32, size[1] as u32, Vec::try_from(bytes.flatten(0, -1))?)
-        .context("a picture has three bytes a pixel")
-}
-
 /// Writes the sheet as a PNG file.
 pub(super) fn write(
     store: Store,
@@ -158,5 +132,5 @@ pub(super) fn write(
     seed: u64,
     path: &Path,
 ) -> anyhow::Result<()> {
-    super::write_png(&sheet(store, config, rows, seed)?, path)
+    tiles::write_png(&sheet(store, config, rows, seed)?, path)
 }

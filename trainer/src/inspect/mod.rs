@@ -1,17 +1,14 @@
 //! `trainer inspect`: what a clip store holds, in numbers and as a contact sheet.
 
 mod augment;
-mod font;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use clap::Args;
-use image::imageops::{self, FilterType};
-use image::{ImageFormat, Rgb, RgbImage};
+use image::RgbImage;
 use indicatif::{HumanBytes, HumanCount};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -21,21 +18,7 @@ use serde::Serialize;
 
 use crate::pretrain::{PretrainConfig, Recipe};
 use crate::store::{FORMAT, Provenance, Record, Split, Store, StoreError, VerificationPair};
-
-/// Side of a sheet's pictures, in pixels.
-const TILE_PX: u32 = 96;
-/// Height of the two lines below a picture, in pixels.
-const CAPTION_PX: u32 = 2 * LINE_PX + 4;
-const LINE_PX: u32 = font::HEIGHT_PX + 2;
-/// Characters in a line.
-const LINE_CHARS: usize = ((TILE_PX - MARGIN_PX) / font::ADVANCE_PX) as usize;
-/// Left of a line, in pixels.
-const MARGIN_PX: u32 = 2;
-
-const BACKGROUND: Rgb<u8> = Rgb([24, 24, 28]);
-const LABEL_COLOUR: Rgb<u8> = Rgb([255, 214, 102]);
-const NAME_COLOUR: Rgb<u8> = Rgb([160, 160, 170]);
-const LANDMARK_COLOUR: Rgb<u8> = Rgb([80, 255, 120]);
+use crate::tiles::{self, Tile};
 
 /// Options of `trainer inspect`.
 #[derive(Clone, Debug, Args)]
@@ -99,7 +82,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.sheet {
         let frames = choose(&store, args)?;
-        write_png(&sheet(&store, &frames, args.cols)?, path)?;
+        tiles::write_png(&sheet(&store, &frames, args.cols)?, path)?;
         eprintln!("{}: {} frames", path.display(), frames.len());
     }
     if args.check {
@@ -111,12 +94,6 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<()> {
         eprintln!("{}", path.display());
     }
     Ok(())
-}
-
-fn write_png(sheet: &RgbImage, path: &Path) -> anyhow::Result<()> {
-    let mut png = Vec::new();
-    sheet.write_to(&mut Cursor::new(&mut png), ImageFormat::Png)?;
-    std::fs::write(path, png).with_context(|| path.display().to_string())
 }
 
 /// Decodes everything, and names what is damaged.
@@ -298,61 +275,14 @@ fn choose(store: &Store, args: &InspectArgs) -> anyhow::Result<Vec<usize>> {
 
 /// Pictures in rows of `cols`, each over its label and its name.
 fn sheet(store: &Store, frames: &[usize], cols: u32) -> anyhow::Result<RgbImage> {
-    let cols = cols.min(frames.len() as u32);
-    let rows = (frames.len() as u32).div_ceil(cols);
-    let mut sheet = blank_sheet(cols, rows);
-    for (place, &frame) in (0..).zip(frames) {
-        let (left, top) = (place % cols * TILE_PX, place / cols * (TILE_PX + CAPTION_PX));
-        draw_tile(&mut sheet, left, top, store.record(frame))?;
-    }
-    Ok(sheet)
-}
-
-fn draw_tile(sheet: &mut RgbImage, left: u32, top: u32, record: Record<'_>) -> anyhow::Result<()> {
-    let frame = record.decode()?;
-    let picture = RgbImage::from_raw(frame.width(), frame.height(), frame.rgb().to_vec())
-        .context("a frame has three bytes a pixel")?;
-    let name = tail(&format!("{}/{}", record.identity(), record.video().name), LINE_CHARS);
-    draw_picture(sheet, left, top, Some(&picture), &record.landmarks(), [&label(record), &name]);
-    Ok(())
-}
-
-/// An empty sheet for so many tiles.
-fn blank_sheet(cols: u32, rows: u32) -> RgbImage {
-    RgbImage::from_pixel(cols * TILE_PX, rows * (TILE_PX + CAPTION_PX), BACKGROUND)
-}
-
-/// A tile: a picture where there is one, its landmarks in shares of its sides, and two lines below.
-fn draw_picture(
-    sheet: &mut RgbImage,
-    left: u32,
-    top: u32,
-    picture: Option<&RgbImage>,
-    landmarks: &Option<[f32; 136]>,
-    lines: [&str; 2],
-) {
-    if let Some(picture) = picture {
-        let (width, height) = fit(picture.width(), picture.height());
-        let (x, y) = (left + (TILE_PX - width) / 2, top + (TILE_PX - height) / 2);
-        let scaled = imageops::resize(picture, width, height, FilterType::Triangle);
-        imageops::replace(sheet, &scaled, x.into(), y.into());
-        for point in landmarks.iter().flat_map(|points| points.chunks_exact(2)) {
-            let (px, py) = (point[0] * width as f32, point[1] * height as f32);
-            if (0.0..width as f32).contains(&px) && (0.0..height as f32).contains(&py) {
-                sheet.put_pixel(x + px as u32, y + py as u32, LANDMARK_COLOUR);
-            }
-        }
-    }
-    let text_top = top + TILE_PX + 2;
-    font::draw(sheet, left + MARGIN_PX, text_top, lines[0], LABEL_COLOUR);
-    font::draw(sheet, left + MARGIN_PX, text_top + LINE_PX, lines[1], NAME_COLOUR);
-}
-
-/// The largest size within a tile that keeps the sides' ratio.
-fn fit(width: u32, height: u32) -> (u32, u32) {
-    let scale = TILE_PX as f32 / width.max(height) as f32;
-    let side = |side: u32| ((side as f32 * scale).round() as u32).clamp(1, TILE_PX);
-    (side(width), side(height))
+    let tile = |&frame: &usize| {
+        let record = store.record(frame);
+        let name = format!("{}/{}", record.identity(), record.video().name);
+        let landmarks = record.landmarks();
+        Ok(Tile { landmarks, ..Tile::of(tiles::image_in(&record)?, label(record), name) })
+    };
+    let rows = frames.chunks(cols as usize).map(|row| row.iter().map(tile).collect());
+    Ok(tiles::grid(&rows.collect::<anyhow::Result<Vec<_>>>()?))
 }
 
 /// A frame's label in one line: its expression, else valence and arousal, else its time.
@@ -365,10 +295,4 @@ fn label(record: Record<'_>) -> String {
         (None, Some([v, a])) => format!("v{v:+.2} a{a:+.2}"),
         (None, None) => format!("{:.2} s {}", record.t_secs(), record.split().name()),
     }
-}
-
-/// The last `chars` characters.
-fn tail(text: &str, chars: usize) -> String {
-    let skip = text.chars().count().saturating_sub(chars);
-    text.chars().skip(skip).collect()
 }

@@ -61,10 +61,7 @@ impl Objective for Autoencoder {
     }
 
     fn after_step(&mut self, done: &Done<'_>) {
-        self.plateau.add(&done.parts.get(0));
-        if done.epoch_done && self.plateau.end_of_epoch() {
-            self.plateau.lower();
-        }
+        self.plateau.follow(&done.parts.get(0), done);
     }
 
     fn lr_factor(&self) -> f64 {

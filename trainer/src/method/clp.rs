@@ -8,11 +8,11 @@ use tch::{Kind, Tensor, nn, no_grad};
 
 use super::moco::{MocoConfig, Queue};
 use super::momentum::Follower;
-use super::{Build, Done, Loss, Objective, View, Views};
+use super::{Build, Contrast, Denominator, Done, Loss, Objective, View, Views};
 use crate::data::SequenceConfig;
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{Encoder, Mlp, Phase, Precision};
-use crate::ntxent::unit_rows;
+use crate::ntxent::{contrast, unit_rows};
 
 /// What the j-th triplet of a sequence counts, whose positive is the j-th frame (table IV).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -157,7 +157,7 @@ impl Clp {
         let tcl = temporal_loss(&sequences.view([length as i64, tuples, OUT]), &self.config);
         let queries = self.identity_head.forward(&embeddings.narrow(0, split, rest), phase);
         let (dictionary, negatives) = self.split_memory(views.seed);
-        let (cir, top1) =
+        let Contrast { loss: cir, top1 } =
             cross_identity_loss(&queries, keys, &dictionary, &negatives, self.config.temperature);
         let parts = vec![tcl.detach(), cir.detach()];
         let total = match (temporal, cross_identity) {
@@ -213,15 +213,12 @@ pub(super) fn cross_identity_loss(
     dictionary: &Tensor,
     negatives: &Tensor,
     temperature: f64,
-) -> (Tensor, Tensor) {
+) -> Contrast {
     let similarity = unit_rows(queries).matmul(&dictionary.tr()) / temperature;
     let reconstructed = unit_rows(&similarity.softmax(1, None::<Kind>).matmul(dictionary));
     let positive = (&reconstructed * keys).sum_dim_intlist([1].as_slice(), true, None) / temperature;
     let others = reconstructed.matmul(&negatives.tr()) / temperature;
-    let hardest = others.detach().amax([1].as_slice(), true);
-    let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None::<Kind>);
-    let sum = others.logsumexp([1].as_slice(), true).logaddexp(&positive);
-    ((sum - positive).mean(None::<Kind>), top1)
+    contrast(&positive, &others, Denominator::WithPositive)
 }
 
 impl Objective for Clp {

@@ -2,11 +2,11 @@
 
 use tch::{Kind, Tensor, nn};
 
-use crate::nets::{Phase, Precision, batch_norm, batch_normalised};
+use crate::nets::{Conv, Phase, Precision, batch_norm, batch_normalised};
 
 #[derive(Debug)]
 struct Doubling {
-    conv: nn::Conv2D,
+    conv: Conv,
     /// After all but the last.
     norm: Option<nn::BatchNorm>,
 }
@@ -36,7 +36,7 @@ impl Decoder {
         let doublings = widths.enumerate().map(|(number, c_out)| {
             let path = path / format!("layer{number}");
             let config = nn::ConvConfig { padding: 1, ..Default::default() };
-            let conv = nn::conv2d(&path / "conv", c_in, c_out, 3, config);
+            let conv = Conv::with(&(&path / "conv"), c_in, c_out, 3, config);
             let norm = (number + 1 < depth).then(|| batch_norm(&path / "bn", c_out));
             c_in = c_out;
             Doubling { conv, norm }
@@ -51,8 +51,7 @@ impl Decoder {
         let grown = self.doublings.iter().fold(start, |x, Doubling { conv, norm }| {
             let size = x.size();
             let x = x.relu().upsample_bilinear2d([2 * size[2], 2 * size[3]], false, None, None);
-            let bias = conv.bs.as_ref().map(|bias| bias.to_kind(x.kind()));
-            let y = x.conv2d(&conv.ws.to_kind(x.kind()), bias, [1, 1], [1, 1], [1, 1], 1);
+            let y = conv.forward(&x);
             match norm {
                 Some(norm) => batch_normalised(norm, &y, phase),
                 None => y,

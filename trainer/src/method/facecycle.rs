@@ -8,14 +8,13 @@ use std::path::PathBuf;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, nn, nn::Module};
+use tch::{Kind, Tensor, nn, nn::Module};
 
 use super::decoder::{l1_each, warp};
 use super::vgg::{Until, Vgg};
+use super::views::noise;
 use super::{Build, Loss, Objective, Unit, View, Views};
-use crate::data::mix;
 use crate::descriptor::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{
@@ -61,7 +60,7 @@ struct ToFlow {
     conv8: Conv,
     blocks: [LeakyResidual; 2],
     down16: Conv,
-    flow: nn::Conv2D,
+    flow: Conv,
 }
 
 impl ToFlow {
@@ -83,7 +82,7 @@ impl ToFlow {
             conv8: conv("conv8", 128, 128, 3),
             blocks: ["block1", "block2"].map(|name| LeakyResidual::new(&(path / name), 128)),
             down16: conv("down16", 128, 64, 3),
-            flow: nn::conv2d(path / "flow", 64, 2, 1, flow),
+            flow: Conv::with(&(path / "flow"), 64, 2, 1, flow),
         }
     }
 
@@ -214,18 +213,6 @@ struct Flow<'a> {
     flow: &'a Tensor,
     seeds: &'a [u64],
     turn: u64,
-}
-
-/// Noise for first pictures and then second ones, each with its own.
-fn noise(size: &[i64], seeds: &[u64], part: u64, device: Device) -> Tensor {
-    let each = size.iter().product::<i64>() as usize / (2 * seeds.len()).max(1);
-    let of = |seed: u64| {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..each).map(move |_| StandardNormal.sample(&mut rng))
-    };
-    let both = (0..2).flat_map(|k| seeds.iter().flat_map(move |&seed| of(mix(seed, 2 * part + k))));
-    let values: Vec<f32> = both.collect();
-    Tensor::from_slice(&values).view(size).to_device(device)
 }
 
 /// The whole of it.

@@ -11,10 +11,10 @@ use tch::{Kind, Tensor, nn, no_grad};
 
 use super::momentum::Follower;
 use super::simclr::projection_head;
-use super::{Build, Contrast, Done, Loss, Objective, Projection, Views};
+use super::{Build, Contrast, Denominator, Done, Loss, Objective, Projection, Views};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{Encoder, Mlp, Phase, Precision};
-use crate::ntxent::unit_rows;
+use crate::ntxent::{contrast, unit_rows};
 
 /// Queue and momentum; the defaults are the paper's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,11 +96,8 @@ impl Moco {
         let queries = self.queries(views, group);
         let positive = (&queries * keys).sum_dim_intlist([1].as_slice(), true, None);
         let negatives = queries.matmul(&self.queue.keys().tr());
-        let hardest = negatives.detach().amax([1].as_slice(), true);
-        let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None);
-        let logits = Tensor::cat(&[&positive, &negatives], 1) / self.settings.temperature;
-        let losses = logits.logsumexp([1].as_slice(), true) - positive / self.settings.temperature;
-        Contrast { loss: losses.mean(None), top1 }
+        let over = |similarity: Tensor| similarity / self.settings.temperature;
+        contrast(&over(positive), &over(negatives), Denominator::WithPositive)
     }
 }
 

@@ -18,11 +18,11 @@ use tch::{Device, Kind, Tensor, nn, nn::Module, no_grad};
 
 use super::decoder::{Decoder, l1_each};
 use super::simclr::{projection_head, side_by_side};
-use super::{Build, Denominator, Done, Loss, Objective, Projection, Treatment, Unit, View, Views};
-use crate::data::mix;
+use super::views::noise;
+use super::{Build, Contrast, Denominator, Done, Loss, Objective, Projection, Treatment, Unit, View, Views};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{CODE_CHANNELS, Encoder, Layer, Mlp, Phase, Precision, branch, code_side};
-use crate::ntxent::unit_rows;
+use crate::ntxent::{contrast, unit_rows};
 
 /// What is to be orthogonal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -108,6 +108,34 @@ struct Apart {
     pose_head: Mlp,
     to_decoder: nn::Linear,
     decoder: Decoder,
+    /// Side of a code as a map.
+    side: i64,
+}
+
+impl Apart {
+    /// Face and pose of codes `[N,D]`.
+    fn features(&self, code: &Tensor, phase: Phase<'_>) -> FaceAndPose {
+        FaceAndPose {
+            face: self.through(&self.face, code, phase),
+            pose: self.through(&self.pose, code, phase),
+        }
+    }
+
+    /// A branch's features `[N,D]` of codes `[N,D]`.
+    fn through(&self, branch: &[Box<dyn Layer>; 2], code: &Tensor, phase: Phase<'_>) -> Tensor {
+        let map = code.view([-1, CODE_CHANNELS, self.side, self.side]);
+        branch.iter().fold(map, |x, layer| layer.forward(&x, phase)).reshape(code.size().as_slice())
+    }
+
+    /// Projections of the pose of codes `[N,D]`.
+    fn pose_projections(&self, code: &Tensor, phase: Phase<'_>) -> Tensor {
+        self.pose_head.forward(&self.through(&self.pose, code, phase), phase)
+    }
+
+    /// Pictures `[N,3,S,S]` of faces in poses.
+    fn decode(&self, face: &Tensor, pose: &Tensor, phase: Phase<'_>) -> Tensor {
+        self.decoder.forward(&self.to_decoder.forward(&unit_rows(&(face + pose))), phase)
+    }
 }
 
 /// Encoder, branches, decoder and projection heads.
@@ -150,6 +178,7 @@ impl Pcl {
                 pose_head: projection_head(&(&root / "pose_head"), code, settings),
                 to_decoder: nn::linear(&decoder / "code", code, DECODER_CODE, Default::default()),
                 decoder: Decoder::new(&decoder, DECODER_CODE, &DECODER_WIDTHS, side_px, build.precision),
+                side: code_side(side_px),
             }
         });
         Self {
@@ -168,43 +197,25 @@ impl Pcl {
         self.encoder.forward(views, phase, self.precision)
     }
 
-    /// A branch's features `[N,D]` of codes `[N,D]`.
-    fn through(&self, branch: &[Box<dyn Layer>; 2], code: &Tensor, phase: Phase<'_>) -> Tensor {
-        let side = code_side(self.encoder.architecture().side_px);
-        let map = code.view([-1, CODE_CHANNELS, side, side]);
-        branch.iter().fold(map, |x, layer| layer.forward(&x, phase)).reshape(code.size().as_slice())
-    }
-
     /// Face and pose of views; `None` where they are not taken apart.
     pub fn face_and_pose(&self, views: &Tensor, phase: Phase<'_>) -> Option<FaceAndPose> {
-        let apart = self.apart.as_ref()?;
-        let code = self.code(views, phase);
-        Some(FaceAndPose {
-            face: self.through(&apart.face, &code, phase),
-            pose: self.through(&apart.pose, &code, phase),
-        })
+        Some(self.apart.as_ref()?.features(&self.code(views, phase), phase))
     }
 
     /// Pictures `[N,3,S,S]` of a face in a pose, where they are taken apart: their features are added and scaled to length 1
     /// before they are decoded. Of one alone, give zeros for the other.
     pub fn reconstruct(&self, face: &Tensor, pose: &Tensor, phase: Phase<'_>) -> Option<Tensor> {
-        let apart = self.apart.as_ref()?;
-        let joint = unit_rows(&(face + pose));
-        Some(apart.decoder.forward(&apart.to_decoder.forward(&joint), phase))
+        Some(self.apart.as_ref()?.decode(face, pose, phase))
     }
 
     /// L_dis and L_orth (equations 2 and 3) of pictures and their mirror images.
-    fn reconstruction(&self, views: &Views, group: &Group) -> Loss {
+    fn reconstruction(&self, apart: &Apart, views: &Views, group: &Group) -> Loss {
         let phase = Phase::Train(group);
         let (as_is, mirrored) = (&views.views[0], &views.views[1]);
         let count = as_is.size()[0];
         let pictures = Tensor::cat(&[as_is, mirrored], 0);
-        let zero = || Tensor::zeros([], (as_is.kind(), as_is.device()));
-        let Some(FaceAndPose { face, pose }) =
-            self.face_and_pose(&self.noisy(&pictures, &views.seeds), phase)
-        else {
-            return Loss { total: zero(), top1: None, parts: vec![zero(), zero()] };
-        };
+        let code = self.code(&self.noisy(&pictures, &views.seeds), phase);
+        let FaceAndPose { face, pose } = apart.features(&code, phase);
         // Faces of a picture and of its mirror image, each in either pose.
         let halves = |x: &Tensor| (x.narrow(0, 0, count), x.narrow(0, count, count));
         let ((f, f_mirrored), (p, p_mirrored)) = (halves(&face), halves(&pose));
@@ -212,8 +223,7 @@ impl Pcl {
         let poses = Tensor::cat(&[&p, &p_mirrored, &p, &p_mirrored], 0);
         let target = self.unit.of(&pictures);
         let targets = Tensor::cat(&[&target, &target], 0);
-        let reconstructed = self.reconstruct(&faces, &poses, phase).unwrap_or_else(|| targets.zeros_like());
-        let dis = l1_each(&reconstructed, &targets).mean(None::<Kind>) * 4.0;
+        let dis = l1_each(&apart.decode(&faces, &poses, phase), &targets).mean(None::<Kind>) * 4.0;
         let orth = orthogonality(&f, &p, self.config.orthogonality)
             + orthogonality(&f_mirrored, &p_mirrored, self.config.orthogonality);
         let parts = vec![dis.detach(), orth.detach()];
@@ -226,45 +236,33 @@ impl Pcl {
         if self.config.input_noise == 0.0 {
             return views.shallow_clone();
         }
-        let each = views.numel() / (2 * seeds.len()).max(1);
-        let of = |seed: u64| {
-            let mut rng = ChaCha8Rng::seed_from_u64(seed);
-            (0..each).map(move |_| rand_distr::StandardNormal.sample(&mut rng))
-        };
-        let both = (0..2).flat_map(|k| seeds.iter().flat_map(move |&seed| of(mix(seed, k))));
-        let noise: Vec<f32> = both.collect();
-        let noise = Tensor::from_slice(&noise).view(views.size().as_slice()).to_device(views.device());
+        let noise = noise(&views.size(), seeds, 0, views.device());
         self.unit.normalised(&(self.unit.of(views) + noise.to_kind(views.kind()) * self.config.input_noise))
     }
 
     /// Contrast of two views of each picture (equation 6): by their faces, or, without, by the code itself.
-    fn contrast(&self, first: &Tensor, second: &Tensor, pose: bool, seed: u64, group: &Group) -> Contrasted {
+    fn contrast(&self, views: &Views, pose: bool, group: &Group) -> Result<Contrast, DistributedError> {
         let phase = Phase::Train(group);
-        let code = self.code(&Tensor::cat(&[first, second], 0), phase);
+        let code = self.code(&Tensor::cat(&views.views[2..4], 0), phase);
         let projections = match &self.apart {
-            Some(apart) if pose => apart.pose_head.forward(&self.through(&apart.pose, &code, phase), phase),
-            Some(apart) => self.face_head.forward(&self.through(&apart.face, &code, phase), phase),
+            Some(apart) if pose => apart.pose_projections(&code, phase),
+            Some(apart) => self.face_head.forward(&apart.through(&apart.face, &code, phase), phase),
             None => self.face_head.forward(&code, phase),
         };
         let all = group.gather_with_local(&side_by_side(&projections))?;
         let all = Tensor::cat(&[all.select(1, 0), all.select(1, 1)], 0);
         let count = all.size()[0] as usize;
-        let mixing = Mixing::draw(count, count - 2, self.config.mixing, seed, all.device());
+        let mixing = Mixing::draw(count, count - 2, self.config.mixing, views.seed, all.device());
         Ok(mixed_nt_xent(&all, mixing.as_ref(), self.settings.temperature, self.settings.denominator))
     }
 
     /// Contrast of poses (equation 5): two views of each picture against views of its mirror image.
-    fn pose_contrast(&self, views: &Views, group: &Group) -> Loss {
+    fn pose_contrast(&self, apart: &Apart, views: &Views, group: &Group) -> Loss {
         let phase = Phase::Train(group);
         let (first, second) = (&views.views[4], &views.views[5]);
         let negatives = &views.views[6..];
         let all: Vec<&Tensor> = [first, second].into_iter().chain(negatives).collect();
-        let zero = || Tensor::zeros([], (first.kind(), first.device()));
-        let Some(apart) = &self.apart else {
-            return Loss { total: zero(), top1: None, parts: vec![zero(), zero(), zero()] };
-        };
-        let code = self.code(&Tensor::cat(&all, 0), phase);
-        let projections = apart.pose_head.forward(&self.through(&apart.pose, &code, phase), phase);
+        let projections = apart.pose_projections(&self.code(&Tensor::cat(&all, 0), phase), phase);
         let count = first.size()[0];
         // [2+M,N,out]
         let projections = projections.view([all.len() as i64, count, -1]);
@@ -276,7 +274,7 @@ impl Pcl {
             views.seed,
             first.device(),
         );
-        let (loss, top1) = pose_nce(
+        let contrast = pose_nce(
             &projections.get(0),
             &projections.get(1),
             &negatives,
@@ -284,13 +282,16 @@ impl Pcl {
             self.settings.temperature,
             self.settings.denominator,
         );
+        self.of_pose(contrast)
+    }
+
+    /// A contrast of poses, weighted; how well they are told apart is one of the parts, since top-1 is that of faces.
+    fn of_pose(&self, Contrast { loss, top1 }: Contrast) -> Loss {
         let weight = self.weights.pose;
         let parts = vec![loss.detach(), Tensor::from(weight), top1];
         Loss { total: loss * weight, top1: None, parts }
     }
 }
-
-type Contrasted = Result<(Tensor, Tensor), DistributedError>;
 
 /// How far faces `[N,D]` and poses `[N,D]` are from orthogonal, each centred over the batch and scaled to length 1.
 pub(super) fn orthogonality(face: &Tensor, pose: &Tensor, what: Orthogonality) -> Tensor {
@@ -335,19 +336,6 @@ fn shares(rng: &mut impl Rng, beta: Beta<f64>, count: usize) -> Vec<f32> {
     (0..count).map(|_| beta.sample(rng) as f32).collect()
 }
 
-/// `-log(e^p / sum)` of `positive` `[A]` and `negatives` `[A,M]`, both over the temperature already; and the share of anchors
-/// whose positive is above every negative.
-fn cross_entropy(positive: &Tensor, negatives: &Tensor, denominator: Denominator) -> (Tensor, Tensor) {
-    let sum = negatives.logsumexp([1].as_slice(), false);
-    let sum = match denominator {
-        Denominator::WithPositive => sum.logaddexp(positive),
-        Denominator::NegativesOnly => sum,
-    };
-    let hardest = negatives.detach().amax([1].as_slice(), false);
-    let top1 = positive.detach().gt_tensor(&hardest).to_kind(Kind::Float).mean(None::<Kind>);
-    ((sum - positive).mean(None::<Kind>), top1)
-}
-
 /// NT-Xent of projections `[2N,d]`, first views and then second ones, with negatives that are mixed before they are scaled to
 /// length 1. Nothing of the size of all mixed negatives is made: their products and lengths follow from those of the
 /// projections.
@@ -356,7 +344,7 @@ pub(super) fn mixed_nt_xent(
     mixing: Option<&Mixing>,
     temperature: f64,
     denominator: Denominator,
-) -> (Tensor, Tensor) {
+) -> Contrast {
     let count = projections.size()[0];
     let (anchors, negatives) = (count, count - 2);
     let device = projections.device();
@@ -365,8 +353,8 @@ pub(super) fn mixed_nt_xent(
     let rows = Tensor::arange(count, (Kind::Int64, device));
     let partner = (&rows + count / 2).remainder(count);
     let cosine = |own: &Tensor, length: &Tensor| own / (length * lengths.unsqueeze(1));
-    let positive = products.gather(1, &partner.unsqueeze(1), false).squeeze_dim(1)
-        / (&lengths * lengths.index_select(0, &partner));
+    let positive = products.gather(1, &partner.unsqueeze(1), false)
+        / (&lengths * lengths.index_select(0, &partner)).unsqueeze(1);
     // [A,M]: every view but the anchor's own two, in order.
     let own = Tensor::eye(count, (Kind::Bool, device));
     let own = own.logical_or(&own.index_select(1, &partner));
@@ -388,7 +376,7 @@ pub(super) fn mixed_nt_xent(
             cosine(&mixed, &length.clamp_min(1e-24).sqrt())
         }
     };
-    cross_entropy(&(positive / temperature), &(similarity / temperature), denominator)
+    contrast(&(positive / temperature), &(similarity / temperature), denominator)
 }
 
 /// Equation 5 for both views `[N,d]` of each picture as anchors, with negatives `[N,M,d]` of its own.
@@ -399,7 +387,7 @@ pub(super) fn pose_nce(
     mixing: Option<&Mixing>,
     temperature: f64,
     denominator: Denominator,
-) -> (Tensor, Tensor) {
+) -> Contrast {
     let negatives = match mixing {
         None => negatives.shallow_clone(),
         Some(Mixing { other, share }) => {
@@ -408,10 +396,10 @@ pub(super) fn pose_nce(
         }
     };
     let (first, second, negatives) = (unit_rows(first), unit_rows(second), unit_rows(&negatives));
-    let positive = (&first * &second).sum_dim_intlist([1].as_slice(), false, None) / temperature;
+    let positive = (&first * &second).sum_dim_intlist([1].as_slice(), true, None) / temperature;
     let against = |anchor: &Tensor| negatives.bmm(&anchor.unsqueeze(-1)).squeeze_dim(-1) / temperature;
     let all = Tensor::cat(&[against(&first), against(&second)], 0);
-    cross_entropy(&Tensor::cat(&[&positive, &positive], 0), &all, denominator)
+    contrast(&Tensor::cat(&[&positive, &positive], 0), &all, denominator)
 }
 
 /// Dynamic weight average of the two contrasts: a weight is the larger, the less its loss fell from one epoch to the next.
@@ -489,25 +477,17 @@ impl Objective for Pcl {
     }
 
     fn loss(&mut self, pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
-        let (first, second) = (&views.views[2], &views.views[3]);
-        let told = |(loss, top1): (Tensor, Tensor), weight: f64| Loss {
+        let of_face = |Contrast { loss, top1 }: Contrast, weight: f64| Loss {
             parts: vec![loss.detach(), Tensor::from(weight)],
             total: loss * weight,
             top1: Some(top1),
         };
         Ok(match (&self.apart, pass) {
-            (None, _) => told(self.contrast(first, second, false, views.seed, group)?, 1.0),
-            (Some(_), RECONSTRUCT) => self.reconstruction(views, group),
-            (Some(_), FACE) => {
-                told(self.contrast(first, second, false, views.seed, group)?, self.weights.face)
-            }
-            (Some(_), _) if self.config.pose_contrast => self.pose_contrast(views, group),
-            (Some(_), _) => {
-                let (loss, top1) = self.contrast(first, second, true, views.seed, group)?;
-                let weight = self.weights.pose;
-                let parts = vec![loss.detach(), Tensor::from(weight), top1];
-                Loss { total: loss * weight, top1: None, parts }
-            }
+            (None, _) => of_face(self.contrast(views, false, group)?, 1.0),
+            (Some(apart), RECONSTRUCT) => self.reconstruction(apart, views, group),
+            (Some(_), FACE) => of_face(self.contrast(views, false, group)?, self.weights.face),
+            (Some(apart), _) if self.config.pose_contrast => self.pose_contrast(apart, views, group),
+            (Some(_), _) => self.of_pose(self.contrast(views, true, group)?),
         })
     }
 

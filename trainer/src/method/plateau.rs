@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn, no_grad};
 
+use super::Done;
+
 /// When the learning rate falls. The defaults are FAb-Net's (supplement 1.2, and its authors' patience).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -48,6 +50,14 @@ impl Plateau {
         no_grad(|| {
             let _ = self.state.get(at).fill_(value);
         });
+    }
+
+    /// Takes in a step's loss, a scalar; after an epoch the rate falls where it is time.
+    pub(super) fn follow(&mut self, loss: &Tensor, done: &Done<'_>) {
+        self.add(loss);
+        if done.epoch_done && self.end_of_epoch() {
+            self.lower();
+        }
     }
 
     /// A step's loss, a scalar.

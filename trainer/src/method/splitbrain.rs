@@ -68,10 +68,7 @@ impl Objective for SplitBrain {
     }
 
     fn after_step(&mut self, done: &Done<'_>) {
-        self.plateau.add(&done.parts.sum(None::<Kind>));
-        if done.epoch_done && self.plateau.end_of_epoch() {
-            self.plateau.lower();
-        }
+        self.plateau.follow(&done.parts.sum(None::<Kind>), done);
     }
 
     fn lr_factor(&self) -> f64 {

@@ -1,6 +1,9 @@
 //! What a method sees of a step's pictures.
 
-use tch::Tensor;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use tch::{Device, Tensor};
 
 use crate::augment::{AugmentConfig, Crop, Landmarks, augment, augment_crops, resized};
 use crate::data::{mix, normalise};
@@ -168,6 +171,18 @@ impl ViewSettings<'_> {
     }
 }
 
+/// Standard normal values `[2N,..]` for two pictures of each tuple, first ones and then second ones, each with its own; `part` tells
+/// the draws of a step apart.
+pub(super) fn noise(size: &[i64], seeds: &[u64], part: u64, device: Device) -> Tensor {
+    let each = size.iter().product::<i64>() as usize / (2 * seeds.len()).max(1);
+    let of = |seed: u64| {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        (0..each).map(move |_| StandardNormal.sample(&mut rng))
+    };
+    let both = (0..2).flat_map(|k| seeds.iter().flat_map(move |&seed| of(mix(seed, 2 * part + k))));
+    Tensor::from_slice(&both.collect::<Vec<f32>>()).view(size).to_device(device)
+}
+
 /// Keeps the draws of crops apart from those of views.
 const APART: u64 = 0x4150_4152;
 
@@ -187,7 +202,7 @@ fn in_order(plan: &[View], drawn: &[usize]) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use tch::{Device, Kind};
+    use tch::Kind;
 
     const OFF: AugmentConfig = AugmentConfig::OFF;
 

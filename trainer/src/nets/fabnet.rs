@@ -3,8 +3,8 @@
 
 use tch::{Kind, TchError, Tensor, nn};
 
-use super::layers::{ConvBn, Layer};
-use super::plain::{Conv, Flatten, leaky_relu};
+use super::layers::{Conv, ConvBn, Layer};
+use super::plain::{Flatten, leaky_relu};
 use super::{Phase, colour};
 use crate::export::{GraphWriter, Value};
 

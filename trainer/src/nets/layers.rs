@@ -24,13 +24,75 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
+/// A convolution, its kernel channels innermost, computed in the number format of its input.
+#[derive(Debug)]
+pub(crate) struct Conv {
+    conv: nn::Conv2D,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv {
+    /// `c_in` to `c_out` channels, padded by half the kernel, with a bias; weights of deviation `sqrt(2 / (k^2 c_out))` (He et
+    /// al. 2015, backward), no bias at first.
+    pub(crate) fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
+        Self::padded(path, c_in, c_out, kernel, stride, kernel / 2)
+    }
+
+    /// The same with this padding.
+    pub(crate) fn padded(
+        path: &nn::Path<'_>,
+        c_in: i64,
+        c_out: i64,
+        kernel: i64,
+        stride: i64,
+        padding: i64,
+    ) -> Self {
+        let stdev = (2.0 / (kernel * kernel * c_out) as f64).sqrt();
+        let config = nn::ConvConfig {
+            stride,
+            padding,
+            ws_init: nn::Init::Randn { mean: 0.0, stdev },
+            bs_init: nn::Init::Const(0.0),
+            ..Default::default()
+        };
+        Self::with(path, c_in, c_out, kernel, config)
+    }
+
+    /// With stride, padding, bias and first weights as `config` has them.
+    pub(crate) fn with(
+        path: &nn::Path<'_>,
+        c_in: i64,
+        c_out: i64,
+        kernel: i64,
+        config: nn::ConvConfig,
+    ) -> Self {
+        let mut conv = nn::conv2d(path, c_in, c_out, kernel, config);
+        let strided = channels_last(&conv.ws.detach());
+        no_grad(|| conv.ws.set_data(&strided));
+        Self { conv, stride: config.stride, padding: config.padding }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        let kernel = self.conv.ws.to_kind(x.kind());
+        let bias = self.conv.bs.as_ref().map(|bias| bias.to_kind(x.kind()));
+        x.conv2d(&kernel, bias, stride, padding, [1, 1], 1)
+    }
+
+    pub(super) fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
+        let kernel = &self.conv.ws;
+        let none = || Tensor::zeros([kernel.size()[0]], (Kind::Float, kernel.device()));
+        let bias = self.conv.bs.as_ref().map_or_else(none, Tensor::shallow_clone);
+        graph.conv(x, kernel, &bias, self.stride, self.padding)
+    }
+}
+
 /// A convolution without bias and the batch normalisation after it.
 #[derive(Debug)]
 pub(super) struct ConvBn {
-    conv: nn::Conv2D,
+    conv: Conv,
     bn: nn::BatchNorm,
-    stride: i64,
-    padding: i64,
 }
 
 /// tch's default would draw the scale from uniform(0,1).
@@ -62,27 +124,23 @@ impl ConvBn {
             ws_init: nn::init::DEFAULT_KAIMING_NORMAL,
             ..Default::default()
         };
-        let mut conv = nn::conv2d(path / "conv", c_in, c_out, kernel, config);
-        let strided = channels_last(&conv.ws.detach());
-        no_grad(|| conv.ws.set_data(&strided));
-        Self { conv, bn: batch_norm(path / "bn", c_out), stride, padding }
+        let conv = Conv::with(&(path / "conv"), c_in, c_out, kernel, config);
+        Self { conv, bn: batch_norm(path / "bn", c_out) }
     }
 
     pub(super) fn forward(&self, x: &Tensor, phase: Phase<'_>) -> Tensor {
-        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        let kernel = self.conv.ws.to_kind(x.kind());
-        batch_normalised(&self.bn, &x.conv2d(&kernel, None::<Tensor>, stride, padding, [1, 1], 1), phase)
+        batch_normalised(&self.bn, &self.conv.forward(x), phase)
     }
 
     /// Kernel and bias of the one convolution that computes the same.
     fn fold(&self) -> (Tensor, Tensor) {
         let (scale, shift) = fold_batch_norm(&self.bn);
-        (&self.conv.ws * scale.view([-1, 1, 1, 1]), shift)
+        (&self.conv.conv.ws * scale.view([-1, 1, 1, 1]), shift)
     }
 
     pub(super) fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
         let (kernel, bias) = self.fold();
-        graph.conv(x, &kernel, &bias, self.stride, self.padding)
+        graph.conv(x, &kernel, &bias, self.conv.stride, self.conv.padding)
     }
 }
 

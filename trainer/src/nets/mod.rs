@@ -16,9 +16,9 @@ pub use heads::{After, Mlp};
 pub use layers::{Layer, RepVgg, Stem};
 
 pub(crate) use colour::scaled_lab;
-pub(crate) use layers::batch_norm;
+pub(crate) use layers::{Conv, batch_norm};
 pub(crate) use pcl::{CODE_CHANNELS, branch, code_side};
-pub(crate) use plain::{ChannelAttention, Conv, LeakyResidual, SLOPE, leaky_relu};
+pub(crate) use plain::{ChannelAttention, LeakyResidual, SLOPE, leaky_relu};
 
 use crate::distributed::{Group, sync_batch_norm};
 use crate::export::{GraphWriter, Value};

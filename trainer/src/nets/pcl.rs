@@ -3,8 +3,8 @@
 
 use tch::nn;
 
-use super::layers::Layer;
-use super::plain::{ChannelAttention, Conv, ConvLeaky, Flatten, LeakyResidual};
+use super::layers::{Conv, Layer};
+use super::plain::{ChannelAttention, ConvLeaky, Flatten, LeakyResidual};
 
 /// Channels of the map that is the embedding.
 pub(crate) const CODE_CHANNELS: i64 = 128;

@@ -1,68 +1,10 @@
 //! Layers without batch normalisation, with biases and leaky ReLUs: what PCL's and FaceCycle's backbone is made of.
 
-use tch::{Kind, TchError, Tensor, nn, no_grad};
+use tch::{Kind, TchError, Tensor, nn};
 
 use super::Phase;
-use super::layers::{Layer, channels_last};
+use super::layers::{Conv, Layer, channels_last};
 use crate::export::{GraphWriter, Value};
-
-/// A convolution with a bias, padded by half its kernel.
-#[derive(Debug)]
-pub(crate) struct Conv {
-    conv: nn::Conv2D,
-    stride: i64,
-    padding: i64,
-}
-
-impl Conv {
-    /// `c_in` to `c_out` channels; weights of deviation `sqrt(2 / (k^2 c_out))` (He et al. 2015, backward), no bias at first.
-    pub(crate) fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, kernel: i64, stride: i64) -> Self {
-        Self::padded(path, c_in, c_out, kernel, stride, kernel / 2)
-    }
-
-    /// The same with this padding.
-    pub(crate) fn padded(
-        path: &nn::Path<'_>,
-        c_in: i64,
-        c_out: i64,
-        kernel: i64,
-        stride: i64,
-        padding: i64,
-    ) -> Self {
-        let stdev = (2.0 / (kernel * kernel * c_out) as f64).sqrt();
-        let config = nn::ConvConfig {
-            stride,
-            padding,
-            ws_init: nn::Init::Randn { mean: 0.0, stdev },
-            bs_init: nn::Init::Const(0.0),
-            ..Default::default()
-        };
-        let mut conv = nn::conv2d(path, c_in, c_out, kernel, config);
-        let strided = channels_last(&conv.ws.detach());
-        no_grad(|| conv.ws.set_data(&strided));
-        Self { conv, stride, padding }
-    }
-
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        let kernel = self.conv.ws.to_kind(x.kind());
-        let bias = self.conv.bs.as_ref().map(|bias| bias.to_kind(x.kind()));
-        x.conv2d(&kernel, bias, stride, padding, [1, 1], 1)
-    }
-
-    pub(super) fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
-        let zeros;
-        let bias = match &self.conv.bs {
-            Some(bias) => bias,
-            None => {
-                let channels = self.conv.ws.size()[0];
-                zeros = Tensor::zeros([channels], (Kind::Float, self.conv.ws.device()));
-                &zeros
-            }
-        };
-        graph.conv(x, &self.conv.ws, bias, self.stride, self.padding)
-    }
-}
 
 /// `max(x, slope x)`.
 pub(crate) fn leaky_relu(x: &Tensor, slope: f64) -> Tensor {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// The report's name in the store's folder.
 pub const FILE_NAME: &str = "prepare-report.json";
@@ -222,15 +223,10 @@ impl Reports {
     /// Names the file.
     pub fn save(&self, dir: &Path) -> anyhow::Result<()> {
         let path = dir.join(FILE_NAME);
-        let write = || -> anyhow::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().with_context(|| path.display().to_string())
+        let at = || path.display().to_string();
+        let mut json = serde_json::to_vec_pretty(self).with_context(at)?;
+        json.push(b'\n');
+        files::replace(&path, &json).with_context(at)
     }
 }
 

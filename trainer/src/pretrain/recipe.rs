@@ -12,7 +12,7 @@ macro_rules! embedded {
     };
 }
 
-/// A row's name and text.
+/// A row's name and text. A row of a method whose paper is its default ([`base_of`]) tells what it has otherwise.
 const ROWS: [(&str, &str); 45] = embedded![
     "sslfer/byol",
     "sslfer/moco",

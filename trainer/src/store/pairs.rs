@@ -4,12 +4,12 @@
 //! video's first frame. `same` is 1 for two pictures of one person.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Store, StoreError};
+use crate::files;
 
 /// The file's name.
 pub const PAIRS: &str = "pairs.csv";
@@ -55,9 +55,7 @@ pub fn write_pairs(dir: &Path, pairs: &[NamedPair]) -> Result<(), StoreError> {
         writer.serialize(pair).map_err(|e| bad(&path, e.to_string()))?;
     }
     let bytes = writer.into_inner().map_err(|e| bad(&path, e.to_string()))?;
-    let beside = path.with_extension("csv.new");
-    fs::write(&beside, bytes).map_err(StoreError::io(&beside))?;
-    fs::rename(&beside, &path).map_err(StoreError::io(&path))
+    files::replace(&path, &bytes).map_err(StoreError::io(&path))
 }
 
 /// The pairs of the store in `dir`, by names; `None` where it has none.
@@ -151,7 +149,7 @@ mod tests {
         let expected = [(0, true, 0, 2), (1, false, 2, 3)];
         let expected = expected.map(|(fold, same, a, b)| VerificationPair { fold, same, a, b });
         assert_eq!((pairs.as_slice(), missing), (expected.as_slice(), 1));
-        fs::write(dir.path().join(PAIRS), "fold,same\n0,1\n").unwrap();
+        std::fs::write(dir.path().join(PAIRS), "fold,same\n0,1\n").unwrap();
         assert!(store.pairs().unwrap_err().to_string().contains(PAIRS));
     }
 }

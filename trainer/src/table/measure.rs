@@ -30,11 +30,13 @@ pub enum Measure {
     Pose,
     /// Error of landmarks by a linear regression, in per cent of the distance between the eyes.
     Landmarks,
+    /// Rank correlation of distance and time gap within videos.
+    Order,
 }
 
 impl Measure {
     /// Every measure, in the order of columns.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Expression,
         Self::Valence,
         Self::Arousal,
@@ -43,6 +45,7 @@ impl Measure {
         Self::Verification,
         Self::Pose,
         Self::Landmarks,
+        Self::Order,
     ];
 
     /// The column's heading.
@@ -56,6 +59,7 @@ impl Measure {
             Self::Verification => "verification",
             Self::Pose => "pose, MAE in degrees",
             Self::Landmarks => "landmarks, NME in %",
+            Self::Order => "order of frames",
         }
     }
 
@@ -75,6 +79,7 @@ impl Measure {
             Self::Verification => (Task::Verify, Protocol::Linear, "accuracy"),
             Self::Pose => (Task::Pose, Protocol::Linear, "mae_mean"),
             Self::Landmarks => (Task::Landmarks, Protocol::Linear, "nme"),
+            Self::Order => (Task::Order, Protocol::Knn, "spearman"),
         }
     }
 }
@@ -85,8 +90,8 @@ pub type Scores = BTreeMap<Measure, f64>;
 /// Longer than any video: people are looked for in other videos alone.
 const OTHER_VIDEOS_SECS: f64 = 1e9;
 
-/// Judges an encoder on the people of a store by every measure whose label its test split has. Identity and verification are left
-/// out, and that is told, where the store has too few pictures of a person.
+/// Judges an encoder on the people of a store by every measure whose label its test split has. Identity, verification and
+/// order are left out, and that is told, where the store has too few pictures of a person or a video.
 ///
 /// # Errors
 /// Names what stands in the way; where there is no label at all.
@@ -117,7 +122,9 @@ pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
     for (of, judged) in tasks.into_iter().zip(judged) {
         match judged {
             Ok(evaluation) => evaluations.push((of, evaluation)),
-            Err(error) if matches!(of.0, Task::Identity | Task::Verify) => eprintln!("left out: {error:#}"),
+            Err(error) if matches!(of.0, Task::Identity | Task::Verify | Task::Order) => {
+                eprintln!("left out: {error:#}")
+            }
             Err(error) => return Err(error),
         }
     }

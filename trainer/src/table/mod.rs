@@ -23,7 +23,7 @@ use crate::nets::Architecture;
 use crate::prepare::Shard;
 use crate::pretrain::{Place, PretrainConfig, Recipe, pretrain};
 use crate::store::Store;
-use crate::{config, interrupt};
+use crate::{config, files, interrupt};
 
 /// Options of `trainer table`.
 #[derive(Clone, Debug, Args)]
@@ -100,44 +100,23 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
     let rows: Vec<Subject> = subjects(args, &table)?;
     let mut sheet = Sheet::new(&table, args.seeds, rows.iter().map(|row| row.name.clone()).collect());
     let total = rows.len() as u64 * args.seeds;
+    let stores = Stores { data, probe };
     for seed in 0..args.seeds {
         for (place, row) in rows.iter().enumerate() {
-            let dir = args.out.join(format!("{}-{seed}", row.folder));
-            let number = seed * rows.len() as u64 + place as u64;
-            let ours = args.shard.is_none_or(|shard| shard.has(&row.folder, &seed.to_string()));
-            let settings = row.settings(seed)?;
-            let data = if matches!(row.what, What::Untrained(_)) { &[][..] } else { &data };
-            let scores = match known(&dir, &settings, data, &probe)? {
-                Some(scores) => Some(scores),
-                None if ours => {
-                    eprintln!("{} of {total}: {}, seed {seed}", number + 1, row.name);
-                    let loaded = row.train(args, seed, &dir, stop)?;
-                    if stop.load(Ordering::Relaxed) {
-                        bail!("stopped: the same command goes on");
-                    }
-                    let scores = measure(loaded, &args.probe)?;
-                    let judged = Judged {
-                        settings,
-                        data: data.to_vec(),
-                        probe: probe.clone(),
-                        scores: scores.clone(),
-                    };
-                    save(&dir, &judged)?;
-                    Some(scores)
-                }
-                None => None,
-            };
-            if let Some(scores) = scores {
+            let number = seed * rows.len() as u64 + place as u64 + 1;
+            let told = format!("{number} of {total}: {}, seed {seed}", row.name);
+            if let Some(scores) = row.scores(args, &stores, seed, &told, stop)? {
                 sheet.add(place, scores);
             }
         }
     }
-    let name = |extension: &str| args.out.join(format!("{}.{extension}", args.name));
-    let write =
-        |path: PathBuf, text: &str| fs::write(&path, text).with_context(|| path.display().to_string());
-    write(name("md"), &sheet.to_string())?;
+    let write = |extension: &str, text: &str| {
+        let path = args.out.join(format!("{}.{extension}", args.name));
+        files::replace(&path, text.as_bytes()).with_context(|| path.display().to_string())
+    };
+    write("md", &sheet.to_string())?;
     let json = serde_json::to_string(&sheet.json())?;
-    write(name("json"), &json)?;
+    write("json", &json)?;
     println!("{}", if args.json { json } else { sheet.to_string() });
     Ok(())
 }
@@ -184,7 +163,45 @@ fn subjects(args: &TableArgs, table: &Table) -> anyhow::Result<Vec<Subject>> {
     Ok(architectures.into_iter().map(untrained).chain(rows).collect())
 }
 
+/// What encoders are trained and judged on.
+struct Stores {
+    data: Vec<StoreMark>,
+    probe: StoreMark,
+}
+
 impl Subject {
+    /// The scores of a seed: those that are there, or, where this process is to, of a run that is trained now, which `told`
+    /// announces.
+    fn scores(
+        &self,
+        args: &TableArgs,
+        stores: &Stores,
+        seed: u64,
+        told: &str,
+        stop: &AtomicBool,
+    ) -> anyhow::Result<Option<Scores>> {
+        let dir = args.out.join(format!("{}-{seed}", self.folder));
+        let settings = self.settings(seed)?;
+        let data = match self.what {
+            What::Untrained(_) => &[][..],
+            What::Recipe(_) => &stores.data,
+        };
+        if let Some(scores) = known(&dir, &settings, data, &stores.probe)? {
+            return Ok(Some(scores));
+        }
+        if !args.shard.is_none_or(|shard| shard.has(&self.folder, &seed.to_string())) {
+            return Ok(None);
+        }
+        eprintln!("{told}");
+        let loaded = self.train(args, seed, &dir, stop)?;
+        ensure!(!stop.load(Ordering::Relaxed), "stopped: the same command goes on");
+        let scores = measure(loaded, &args.probe)?;
+        let (data, probe) = (data.to_vec(), stores.probe.clone());
+        let judged = Judged { settings, data, probe, scores };
+        save(&dir, &judged)?;
+        Ok(Some(judged.scores))
+    }
+
     /// What decides its scores, beside data.
     fn settings(&self, seed: u64) -> anyhow::Result<toml::Table> {
         match &self.what {
@@ -242,8 +259,5 @@ fn known(
 
 fn save(dir: &Path, judged: &Judged) -> anyhow::Result<()> {
     let path = dir.join(SCORES);
-    let at = || path.display().to_string();
-    let beside = path.with_extension("json.new");
-    fs::write(&beside, serde_json::to_vec(judged)?).with_context(at)?;
-    fs::rename(&beside, &path).with_context(at)
+    files::replace(&path, &serde_json::to_vec(judged)?).with_context(|| path.display().to_string())
 }

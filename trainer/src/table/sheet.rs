@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::measure::{Measure, Scores};
 use super::published::Table;
+use crate::eval::{Spread, spearman};
 
 /// A table with what is known of it.
 #[derive(Clone, Debug)]
@@ -16,26 +17,6 @@ pub struct Sheet {
     names: Vec<String>,
     /// Of each row, as many as there are seeds that are done.
     scores: Vec<Vec<Scores>>,
-}
-
-/// Mean and standard deviation of a row's seeds; the deviation needs two.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Spread {
-    pub(super) mean: f64,
-    pub(super) deviation: Option<f64>,
-}
-
-impl Spread {
-    /// `None` where there is none.
-    pub(super) fn of(values: &[f64]) -> Option<Self> {
-        let count = values.len() as f64;
-        if values.is_empty() {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / count;
-        let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        Some(Self { mean, deviation: (values.len() > 1).then(|| (squares / (count - 1.0)).sqrt()) })
-    }
 }
 
 impl Sheet {
@@ -143,25 +124,6 @@ impl Sheet {
     }
 }
 
-/// Spearman's rank correlation, ties at their mean rank; 0 where one side has no order.
-pub(super) fn spearman(a: &[f64], b: &[f64]) -> f64 {
-    let ranks = |values: &[f64]| -> Vec<f64> {
-        let rank = |v: &f64| {
-            let below = values.iter().filter(|other| *other < v).count() as f64;
-            let same = values.iter().filter(|other| *other == v).count() as f64;
-            below + (same - 1.0) / 2.0
-        };
-        values.iter().map(rank).collect()
-    };
-    let (a, b) = (ranks(a), ranks(b));
-    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let (mean_a, mean_b) = (mean(&a), mean(&b));
-    let product: f64 = a.iter().zip(&b).map(|(a, b)| (a - mean_a) * (b - mean_b)).sum();
-    let square = |values: &[f64], mean: f64| values.iter().map(|v| (v - mean).powi(2)).sum::<f64>();
-    let scale = (square(&a, mean_a) * square(&b, mean_b)).sqrt();
-    if scale > 0.0 { product / scale } else { 0.0 }
-}
-
 impl fmt::Display for Sheet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "# {}\n", self.table.title)?;
@@ -215,22 +177,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::TableName;
     use super::*;
-
-    #[test]
-    fn a_spread_is_mean_and_sample_deviation() {
-        assert_eq!(Spread::of(&[]), None);
-        assert_eq!(Spread::of(&[2.0]), Some(Spread { mean: 2.0, deviation: None }));
-        assert_eq!(Spread::of(&[1.0, 3.0]), Some(Spread { mean: 2.0, deviation: Some(2f64.sqrt()) }));
-    }
-
-    #[test]
-    fn rank_correlation_has_its_textbook_values() {
-        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[10.0, 20.0, 90.0]), 1.0);
-        assert_eq!(spearman(&[1.0, 2.0, 3.0], &[5.0, 4.0, 1.0]), -1.0);
-        // 1 - 6 sum d^2 / (n (n^2 - 1)) with d = 1, 1, 0, 0.
-        assert!((spearman(&[1.0, 2.0, 3.0, 4.0], &[2.0, 1.0, 3.0, 4.0]) - 0.8).abs() < 1e-12);
-        assert_eq!(spearman(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
-    }
 
     #[test]
     fn a_sheet_sets_ours_beside_the_published_figures_and_tells_of_their_order() {

@@ -56,11 +56,12 @@ fn the_contrast_of_faces_is_equation_6_with_mixed_negatives() {
             };
             (0..8).map(anchor).sum::<f64>() / 8.0
         };
-        let (ours, top1) = mixed_nt_xent(&projections, Some(&mixing), TEMPERATURE, denominator);
+        let Contrast { loss: ours, top1 } =
+            mixed_nt_xent(&projections, Some(&mixing), TEMPERATURE, denominator);
         assert!((ours.double_value(&[]) - loss(true)).abs() < 1e-9);
         assert!((0.0..=1.0).contains(&top1.double_value(&[])));
         // Without mixing it is SimCLR's.
-        let (plain, _) = mixed_nt_xent(&projections, None, TEMPERATURE, denominator);
+        let plain = mixed_nt_xent(&projections, None, TEMPERATURE, denominator).loss;
         let simclr =
             nt_xent(&projections.narrow(0, 0, 4), &projections.narrow(0, 4, 4), TEMPERATURE, denominator);
         assert!((plain.double_value(&[]) - loss(false)).abs() < 1e-9);
@@ -86,7 +87,7 @@ fn the_contrast_of_poses_is_equation_5() {
                 expected += surprise(cosine(&a[i], &b[i]), against, denominator) / 6.0;
             }
         }
-        let (ours, _) = pose_nce(&first, &second, &negatives, Some(&mixing), TEMPERATURE, denominator);
+        let ours = pose_nce(&first, &second, &negatives, Some(&mixing), TEMPERATURE, denominator).loss;
         assert!((ours.double_value(&[]) - expected).abs() < 1e-9, "{ours} {expected}");
     }
 }

@@ -13,9 +13,8 @@ use semblance_face::labels::Expression;
 use serde::Deserialize;
 
 use super::super::pictures::{Marks, Notes, Refusal};
-use super::super::tree::split_of;
 use super::super::{PrepareArgs, Session};
-use super::{Entry, at, needed, stem, store};
+use super::{Entry, at, needed, stem, store, train_split};
 use crate::store::Split;
 
 const LABELS: [(&str, Expression); 7] = [
@@ -59,7 +58,7 @@ fn split(identity: &str, args: &PrepareArgs) -> Split {
     let digits: String = identity.chars().filter(char::is_ascii_digit).collect();
     match digits.parse::<u32>() {
         Ok(number) if number.is_multiple_of(3) => Split::Test,
-        _ => split_of(identity, args.val_share),
+        _ => train_split(identity, args),
     }
 }
 

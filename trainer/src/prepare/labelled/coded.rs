@@ -10,7 +10,7 @@ use semblance_face::frame::is_picture;
 
 use super::super::pictures::{Marks, Notes, Picture, Refusal};
 use super::super::report::{Reason, Report};
-use super::super::tree::{children, frame_number, relative, split_of};
+use super::super::tree::{children, frame_number, relative};
 use super::super::{PrepareArgs, Session};
 use super::{
     Entry, Frames, UNKNOWN_UNITS, first_there, lines, needed, stem, store, train_split, unit_number,
@@ -116,7 +116,7 @@ pub(super) fn read_disfa(session: &mut Session<'_>) -> anyhow::Result<()> {
     let mut entries = Vec::new();
     for (subject, folder) in subjects {
         let table = disfa_codes(&subject, &folder, &args.src, &mut session.report)?;
-        let split = split_of(&subject, args.val_share);
+        let split = train_split(&subject, args);
         let frames = args.src.join("Images").join(&subject);
         let film = ["Videos_LeftCamera", "Video_LeftCamera"]
             .map(|folder| args.src.join(folder).join(format!("LeftVideo{subject}_comp.avi")));
@@ -192,7 +192,7 @@ pub(super) fn read_bp4d(session: &mut Session<'_>) -> anyhow::Result<()> {
         let recording = Recording {
             identity: subject.to_owned(),
             video: task.to_owned(),
-            split: split_of(subject, args.val_share),
+            split: train_split(subject, args),
             fps: BP4D_FPS,
             folder,
         };

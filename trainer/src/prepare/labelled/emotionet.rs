@@ -15,8 +15,8 @@ use semblance_face::frame::is_picture;
 use super::super::Session;
 use super::super::pictures::{Marks, Notes, Refusal};
 use super::super::report::Reason;
-use super::super::tree::{children, split_of};
-use super::{Entry, UNKNOWN_UNITS, at, lines, stem, store, unit_number, unit_place};
+use super::super::tree::children;
+use super::{Entry, UNKNOWN_UNITS, at, lines, stem, store, train_split, unit_number, unit_place};
 
 /// Folders below the source in which pictures are looked for.
 const MAX_FOLDERS: usize = 3;
@@ -70,13 +70,14 @@ pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
             }
             let name = stem(Path::new(&file));
             let path = pictures.get(&file).cloned().unwrap_or_else(|| args.src.join(&file));
-            entries.push(Entry::nobody(&name, split_of(&name, args.val_share), path, row));
+            entries.push(Entry::nobody(&name, train_split(&name, args), path, row));
         }
     }
     store(session, entries, "a list of addresses and action units (.txt)")
 }
 
-/// Pictures by their file names, and the names that several have. A folder that cannot be read has none; those that are missed are told of one by one.
+/// Pictures by their file names, and the names that several have. A folder that cannot be read has none; those that are
+/// missed are told of one by one.
 fn find_pictures(
     folder: &Path,
     deeper: usize,

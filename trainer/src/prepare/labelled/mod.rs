@@ -210,6 +210,9 @@ fn train_split(identity: &str, args: &PrepareArgs) -> Split {
     split_of(identity, args.val_share)
 }
 
+/// A pixel's middle, where the first one is 1.
+const MIDDLE: f32 = -0.5;
+
 /// Intensities of which none is known yet.
 const UNKNOWN_UNITS: [f32; 18] = [f32::NAN; 18];
 

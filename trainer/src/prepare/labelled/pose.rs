@@ -22,13 +22,11 @@ use super::super::pictures::{Marks, Notes, Refusal};
 use super::super::report::Reason;
 use super::super::tree::children;
 use super::mat::{Array, arrays};
-use super::{Entry, loose_square, stem, store, train_split};
+use super::{Entry, MIDDLE, loose_square, stem, store, train_split};
 use crate::store::Split;
 
 /// In degrees.
 const MOST_ANGLE: f64 = 99.0;
-/// A pixel's middle, where the first one is 1.
-const MIDDLE: f32 = -0.5;
 
 const SUBSETS: [&str; 8] =
     ["AFW", "AFW_Flip", "HELEN", "HELEN_Flip", "IBUG", "IBUG_Flip", "LFPW", "LFPW_Flip"];

@@ -18,7 +18,7 @@ use super::super::Session;
 use super::super::pictures::{Marks, Notes, Refusal};
 use super::super::report::Reason;
 use super::super::tree::{children, relative};
-use super::{Entry, loose_square, stem, store, train_split};
+use super::{Entry, MIDDLE, loose_square, stem, store, train_split};
 use crate::store::Split;
 
 /// The folders, with whether they are for the test.
@@ -30,8 +30,6 @@ const SUBSETS: [(&str, bool); 6] = [
     ("lfpw/testset", true),
     ("ibug", true),
 ];
-/// A pixel's middle, where the first one is 1.
-const MIDDLE: f32 = -0.5;
 
 /// A file of points.
 struct Pts(PathBuf);

@@ -1,11 +1,11 @@
-//! Letters of five by seven dots, for captions on contact sheets.
+//! Letters of five by seven dots, for captions in grids of pictures.
 
 use image::{Rgb, RgbImage};
 
 /// From one letter's left edge to the next one's, in pixels.
-pub(super) const ADVANCE_PX: u32 = 6;
+pub(crate) const ADVANCE_PX: u32 = 6;
 /// Height of a letter, in pixels.
-pub(super) const HEIGHT_PX: u32 = 7;
+pub(crate) const HEIGHT_PX: u32 = 7;
 
 /// Rows from the top; the leftmost of five dots is the highest of five bits.
 const GLYPHS: [(char, [u8; 7]); 44] = [
@@ -59,7 +59,7 @@ const GLYPHS: [(char, [u8; 7]); 44] = [
 const UNKNOWN: [u8; 7] = [0x1F, 0x11, 0x11, 0x11, 0x11, 0x11, 0x1F];
 
 /// Writes `text` in capitals with its top left corner at `(left, top)`; what does not fit in the picture is left out.
-pub(super) fn draw(picture: &mut RgbImage, left: u32, top: u32, text: &str, colour: Rgb<u8>) {
+pub(crate) fn draw(picture: &mut RgbImage, left: u32, top: u32, text: &str, colour: Rgb<u8>) {
     for (i, character) in text.chars().enumerate() {
         let capital = character.to_ascii_uppercase();
         let glyph = GLYPHS.iter().find(|(c, _)| *c == capital).map_or(&UNKNOWN, |(_, glyph)| glyph);
