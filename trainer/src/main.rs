@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use semblance_trainer::{
     allocator, bench, cuda, eval, export, facecheck, finder, inspect, landmarks, make, prepare, pretrain,
-    synth, table,
+    report, saliency, synth, table,
 };
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
@@ -57,6 +57,14 @@ enum Command {
         trainer synth --out stores/others --identities 60 --clips 2 --seed 1 --side-px 64\n  \
         trainer table pcl-5 --data stores/people --probe stores/others --out tables")]
     Table(table::TableArgs),
+    /// Draw where encoders look, what methods make, neighbours, and maps of embeddings
+    #[command(after_help = "Examples:\n  \
+        trainer saliency --checkpoint runs/simclr --checkpoint runs/sslfer --data stores/voxceleb --out pictures\n  \
+        trainer saliency --only method --checkpoint runs/pcl --data stores/synth --out pictures")]
+    Saliency(saliency::SaliencyArgs),
+    /// Set tables, runs and pictures out on one page
+    #[command(after_help = "Example:\n  trainer report tables runs pictures --out report")]
+    Report(report::ReportArgs),
     /// Write a run's encoder and head as a bundle for the edge, checked in tract
     #[command(after_help = "Example:\n  trainer export --checkpoint runs/tuned --out models/mine")]
     Export(export::ExportArgs),
@@ -101,6 +109,8 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Table(args) => table::run(&args),
+        Command::Saliency(args) => saliency::run(&args),
+        Command::Report(args) => report::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Make(args) => make::run(&args),
         Command::Finder(args) => finder::run(&args),

@@ -58,7 +58,7 @@ fn a_table_has_every_row_and_is_not_trained_twice() {
     for (measure, spread) in row["ours"].as_object().unwrap() {
         assert!(spread["mean"].as_f64().unwrap().is_finite(), "{measure}");
     }
-    assert_eq!(row["ours"].as_object().unwrap().len(), 8);
+    assert_eq!(row["ours"].as_object().unwrap().len(), 9);
     assert!(sheet["orders"][0].as_str().unwrap().contains("rank correlation"));
     let trained = fs::metadata(out.join("sslfer-small-table4-1-0/checkpoint.safetensors")).unwrap();
     let again = table(&["--seeds", "2"]);

@@ -15,7 +15,7 @@ use crate::data::{epoch_order, mix, normalise, prefetch};
 use crate::nets::{Phase, Precision};
 use crate::optim::{Optimizer, Rule, Schedule, named_parameters};
 use crate::store::{Split, Store};
-use crate::{config, progress};
+use crate::{command, config, progress};
 
 /// The head on top of the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,5 +267,6 @@ fn save(
         data: Vec::new(),
     };
     std::fs::create_dir_all(out)?;
+    command::note(out)?;
     Ok(checkpoint::save(&out.join(FILE_NAME), &meta, model_tensors(&loaded.vs))?)
 }

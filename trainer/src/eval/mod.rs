@@ -51,7 +51,7 @@ pub use order::{OrderReport, spearman};
 pub use pose::{PoseClassReport, PoseReport};
 pub use probe::{ClassWeights, fit_probe, hits, predictions};
 pub use report::{ClassReport, Report, Spread};
-pub use retrieval::RetrievalReport;
+pub use retrieval::{RetrievalReport, nearest_of_others, person_numbers};
 pub use va::VaReport;
 pub use verify::VerifyReport;
 

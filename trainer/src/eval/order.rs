@@ -84,7 +84,8 @@ fn gaps_and_distances(video: &[(f64, usize)], rows: &[&[f32]], within_secs: f64)
     let mut both = (Vec::new(), Vec::new());
     for (i, &(t, row)) in video.iter().enumerate() {
         for &(other_t, other) in &video[i + 1..] {
-            let gap = (other_t - t).abs();
+            // To the millisecond, so that equal gaps are equal.
+            let gap = ((other_t - t).abs() * 1e3).round() / 1e3;
             if gap <= within_secs {
                 let cosine: f64 = rows[row].iter().zip(rows[other]).map(|(a, b)| f64::from(a * b)).sum();
                 both.0.push(gap);
@@ -158,10 +159,11 @@ mod tests {
         let (gaps, distances) = gaps_and_distances(&video, &rows, 9.0);
         assert_eq!(gaps.len(), 45);
         assert!((distances[0] - (1.0 - 0.1f64.cos())).abs() < 1e-6);
-        assert!(spearman(&gaps, &distances) > 0.999);
+        // Short of 1 by equal gaps, whose distances differ by roundings.
+        assert!(spearman(&gaps, &distances) > 0.98);
         let there_and_back: Vec<(f64, usize)> = (0..20).map(|i| (i as f64 / 10.0, i)).collect();
         let all = gaps_and_distances(&there_and_back, &rows, 9.0);
-        let near = gaps_and_distances(&there_and_back, &rows, 0.31);
+        let near = gaps_and_distances(&there_and_back, &rows, 0.3);
         assert_eq!(near.0.len(), 19 + 18 + 17);
         assert!(spearman(&all.0, &all.1) < spearman(&near.0, &near.1));
     }

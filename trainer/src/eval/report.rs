@@ -5,7 +5,7 @@ use std::fmt;
 
 use semblance_calib::metrics::Confusion;
 use semblance_face::labels::Expression;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::goal::Stores;
 use super::labelled;
@@ -151,7 +151,7 @@ impl fmt::Display for Report {
 }
 
 /// Mean and sample standard deviation of a measure over folds or seeds; the deviation needs two.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The mean.
     pub mean: f64,

@@ -13,6 +13,7 @@ use tch::{Kind, Tensor};
 use super::labels::Label;
 use super::subject::Subject;
 use super::{EvalArgs, Protocol};
+use crate::checkpoint::floats;
 use crate::ntxent::unit_rows;
 use crate::store::{Record, Split, Store};
 
@@ -167,43 +168,19 @@ fn retrieve(
     frames: &[usize],
     embeddings: &Tensor,
 ) -> anyhow::Result<RetrievalReport> {
-    let mut people: BTreeMap<&str, i64> = BTreeMap::new();
-    let person: Vec<i64> = frames
-        .iter()
-        .map(|&i| {
-            let fresh = people.len() as i64;
-            *people.entry(store.record(i).identity()).or_insert(fresh)
-        })
-        .collect();
-    ensure!(
-        people.len() > 1,
-        "{}: the {} split has one person, and neighbours are looked for among other people: choose another --split",
-        store.dir().display(),
-        split.name()
-    );
+    let person = person_numbers(store, split, frames)?;
+    let identities = person.iter().max().map_or(0, |last| last + 1) as u64;
     let unit = unit_rows(embeddings);
-    let whose = Tensor::from_slice(&person).to_device(unit.device());
     let (mut nearest, mut chance) = (Tally::default(), Tally::default());
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    let k = NEAREST.min(frames.len());
     let block = (HELD / frames.len()).clamp(1, 1024);
     for start in (0..frames.len()).step_by(block) {
-        let count = block.min(frames.len() - start) as i64;
-        let part = |of: &Tensor| of.narrow(0, start as i64, count);
-        let same = part(&whose).unsqueeze(1).eq_tensor(&whose.unsqueeze(0));
-        let similarity = part(&unit).matmul(&unit.tr()).to_kind(Kind::Float);
-        let (similarity, rows) =
-            similarity.masked_fill(&same, f64::NEG_INFINITY).topk(k as i64, 1, true, true);
-        let similarity = Vec::<f32>::try_from(similarity.flatten(0, -1))?;
-        let rows = Vec::<i64>::try_from(rows.flatten(0, -1))?;
-        for (query, (similarity, rows)) in (start..).zip(similarity.chunks_exact(k).zip(rows.chunks_exact(k)))
-        {
+        let end = frames.len().min(start + block);
+        let queries = Tensor::arange_start(start as i64, end as i64, (Kind::Int64, unit.device()));
+        for (query, found) in (start..).zip(nearest_of_others(&unit, &person, &queries, NEAREST)?) {
             let record = store.record(frames[query]);
-            // What is masked comes last: other people may have fewer pictures than are looked at.
-            let found = rows.iter().zip(similarity).take_while(|(_, s)| **s > f32::NEG_INFINITY);
-            let found: Vec<usize> = found.map(|(row, _)| frames[*row as usize]).collect();
             chance.add(&record, found.iter().map(|_| store.record(frames[other(&mut rng, &person, query)])));
-            nearest.add(&record, found.iter().map(|&frame| store.record(frame)));
+            nearest.add(&record, found.iter().map(|&(row, _)| store.record(frames[row])));
         }
     }
     Ok(RetrievalReport {
@@ -211,10 +188,57 @@ fn retrieve(
         protocol: "knn",
         split: split.name(),
         n: frames.len() as u64,
-        identities: people.len() as u64,
+        identities,
         nearest: nearest.shared(),
         chance: chance.shared(),
     })
+}
+
+/// The number of the person in each of `frames`, from 0.
+///
+/// # Errors
+/// Where there is one alone.
+pub fn person_numbers(store: &Store, split: Split, frames: &[usize]) -> anyhow::Result<Vec<i64>> {
+    let mut people: BTreeMap<&str, i64> = BTreeMap::new();
+    let number = |&frame: &usize| {
+        let fresh = people.len() as i64;
+        *people.entry(store.record(frame).identity()).or_insert(fresh)
+    };
+    let numbers = frames.iter().map(number).collect();
+    ensure!(
+        people.len() > 1,
+        "{}: the {} split has one person, and neighbours are looked for among other people: choose another --split",
+        store.dir().display(),
+        split.name()
+    );
+    Ok(numbers)
+}
+
+/// For each of `queries`, rows of `unit` `[N,D]`, whose lengths are 1: the rows of other people that are nearest, at most `count`,
+/// with their cosine, the nearest first. `person` has a number for each row.
+///
+/// # Errors
+/// Those of libtorch.
+pub fn nearest_of_others(
+    unit: &Tensor,
+    person: &[i64],
+    queries: &Tensor,
+    count: usize,
+) -> Result<Vec<Vec<(usize, f32)>>, tch::TchError> {
+    let whose = Tensor::from_slice(person).to_device(unit.device());
+    let queries = queries.to_device(unit.device());
+    let same = whose.index_select(0, &queries).unsqueeze(1).eq_tensor(&whose.unsqueeze(0));
+    let similarity = unit.index_select(0, &queries).matmul(&unit.tr()).to_kind(Kind::Float);
+    let count = count.min(person.len());
+    let (similarity, rows) =
+        similarity.masked_fill(&same, f64::NEG_INFINITY).topk(count as i64, 1, true, true);
+    let (similarity, rows) = (floats(&similarity)?, Vec::<i64>::try_from(rows.flatten(0, -1))?);
+    // What is masked comes last: other people may have fewer pictures than are looked for.
+    let found = |(similarity, rows): (&[f32], &[i64])| {
+        let found = rows.iter().zip(similarity).map(|(row, similarity)| (*row as usize, *similarity));
+        found.take_while(|(_, similarity)| *similarity > f32::NEG_INFINITY).collect()
+    };
+    Ok(similarity.chunks_exact(count).zip(rows.chunks_exact(count)).map(found).collect())
 }
 
 /// A random place of somebody else's, of whom there is one.

@@ -1,12 +1,12 @@
 //! An autoencoder, FAb-Net's first baseline (Wiles et al. 2018, supplement 2): the picture from the vector that its encoder
 //! gives, by FAb-Net's decoder.
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
 use super::decoder::{Decoder, l1_each};
 use super::fabnet::DECODER_WIDTHS;
 use super::plateau::{Plateau, PlateauConfig};
-use super::{Build, Done, Loss, Objective, Unit, View, Views};
+use super::{Build, Done, Loss, Objective, Shown, Unit, View, Views};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{Encoder, Phase, Precision};
 
@@ -36,6 +36,11 @@ impl Autoencoder {
         let plateau = Plateau::new(&root, plateau);
         Self { encoder, decoder, plateau, unit: build.unit(), precision: build.precision }
     }
+
+    /// Views again, in `[-1,1]`.
+    fn reconstruct(&self, views: &Tensor, phase: Phase<'_>) -> Tensor {
+        self.decoder.forward(&self.encoder.forward(views, phase, self.precision), phase)
+    }
 }
 
 impl Objective for Autoencoder {
@@ -44,11 +49,10 @@ impl Objective for Autoencoder {
     }
 
     fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
-        let phase = Phase::Train(group);
-        let code = self.encoder.forward(views.first(), phase, self.precision);
         // The decoder's tanh reaches from -1 to 1.
         let target = self.unit.of(views.first()) * 2.0 - 1.0;
-        let total = l1_each(&self.decoder.forward(&code, phase), &target).mean(None::<Kind>);
+        let total =
+            l1_each(&self.reconstruct(views.first(), Phase::Train(group)), &target).mean(None::<Kind>);
         Ok(Loss { parts: vec![total.detach()], total, top1: None })
     }
 
@@ -70,6 +74,11 @@ impl Objective for Autoencoder {
 
     fn restored(&mut self) {
         self.plateau.restored();
+    }
+
+    fn show(&self, frames: &[Tensor]) -> Vec<Shown> {
+        let made = (self.reconstruct(&frames[0], Phase::Eval) + 1.0) / 2.0;
+        vec![Shown::new("picture", &self.unit.of(&frames[0])), Shown::new("reconstruction", &made)]
     }
 
     fn encoder(&self) -> &Encoder {

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::decoder::{Decoder, l1_each, warp};
 use super::plateau::{Plateau, PlateauConfig};
-use super::{Build, Done, Loss, Objective, Unit, View, Views};
+use super::{Build, Done, Loss, Objective, Shown, Unit, View, Views};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{Encoder, Phase, Precision};
 
@@ -199,6 +199,18 @@ impl Objective for FabNet {
     fn restored(&mut self) {
         self.plateau.restored();
         self.low = self.band.double_value(&[0]);
+    }
+
+    fn show(&self, frames: &[Tensor]) -> Vec<Shown> {
+        let Assembled { target, sources, reconstruction, shares } = self.assemble(frames, Phase::Eval);
+        let mut shown = vec![Shown::new("target", &target), Shown::new("from sources", &reconstruction)];
+        for (number, (source, share)) in (1..).zip(sources.iter().zip(&shares)) {
+            shown.push(Shown::new(format!("source {number}"), source));
+            if shares.len() > 1 {
+                shown.push(Shown::new(format!("confidence {number}"), share));
+            }
+        }
+        shown
     }
 
     fn encoder(&self) -> &Encoder {

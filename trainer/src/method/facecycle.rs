@@ -14,7 +14,7 @@ use tch::{Kind, Tensor, nn, nn::Module};
 use super::decoder::{l1_each, warp};
 use super::vgg::{Until, Vgg};
 use super::views::noise;
-use super::{Build, Loss, Objective, Unit, View, Views};
+use super::{Build, Loss, Objective, Shown, Unit, View, Views};
 use crate::descriptor::{IMAGENET_MEAN, IMAGENET_STD};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{
@@ -275,23 +275,16 @@ impl FaceCycle {
         })
     }
 
-    fn cycle(&self, views: &Views, group: &Group) -> Cycle {
-        let phase = Phase::Train(group);
-        let first = views.first();
-        // Half of the second frames are the first ones mirrored, as the authors have it.
-        let mirrored: Vec<bool> =
-            views.seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed).random_bool(0.5)).collect();
-        let mirrored = Tensor::from_slice(&mirrored).to_device(first.device()).view([-1, 1, 1, 1]);
-        let second = first.flip([3]).where_self(&mirrored, views.second());
-        let views_of = Tensor::cat(&[first, &second], 0);
-        let (flow, back) =
-            self.to_flow.forward(&self.encoder.forward(&views_of, phase, self.precision), phase);
-        let pictures = self.imagenet.normalised(&self.unit.of(&views_of));
+    /// Two frames of each person, and a seed for each one's noise.
+    fn cycle(&self, first: &Tensor, second: &Tensor, seeds: &[u64], phase: Phase<'_>) -> Cycle {
+        let both = Tensor::cat(&[first, second], 0);
+        let (flow, back) = self.to_flow.forward(&self.encoder.forward(&both, phase, self.precision), phase);
+        let pictures = self.imagenet.normalised(&self.unit.of(&both));
         let swapped = |x: &Tensor| {
             let halves = x.chunk(2, 0);
             Tensor::cat(&[&halves[1], &halves[0]], 0)
         };
-        let along_flow = |flow, turn| Some(Flow { flow, seeds: &views.seeds, turn });
+        let along_flow = |flow, turn| Some(Flow { flow, seeds, turn });
         let neutral = self.generator.forward(&pictures, along_flow(&flow, 0), phase);
         let neutral_warped = along(&pictures, &flow);
         let other = swapped(&neutral);
@@ -373,7 +366,12 @@ impl Objective for FaceCycle {
     }
 
     fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
-        let cycle = self.cycle(views, group);
+        // Half of the second frames are the first ones mirrored, as the authors have it.
+        let mirrored: Vec<bool> =
+            views.seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed).random_bool(0.5)).collect();
+        let mirrored = Tensor::from_slice(&mirrored).to_device(views.first().device()).view([-1, 1, 1, 1]);
+        let second = views.first().flip([3]).where_self(&mirrored, views.second());
+        let cycle = self.cycle(views.first(), &second, &views.seeds, Phase::Train(group));
         let difference = |made: &Tensor| l1_each(made, &cycle.pictures).mean(None::<Kind>);
         let pixels = difference(&cycle.generated)
             + difference(&cycle.plain)
@@ -395,6 +393,19 @@ impl Objective for FaceCycle {
 
     fn parts(&self, _pass: usize) -> &'static [&'static str] {
         &["pixels", "structure", "symmetry", "perceptual"]
+    }
+
+    fn show(&self, frames: &[Tensor]) -> Vec<Shown> {
+        let count = frames[0].size()[0];
+        let seeds: Vec<u64> = (0..count as u64).collect();
+        let cycle = self.cycle(&frames[0], &frames[1], &seeds, Phase::Eval);
+        let made = [
+            ("picture", &cycle.pictures),
+            ("neutral", &cycle.neutral),
+            ("neutral, warped", &cycle.neutral_warped),
+            ("of the other's", &cycle.generated),
+        ];
+        made.map(|(name, made)| Shown::new(name, &self.imagenet.of(&made.narrow(0, 0, count)))).into()
     }
 
     fn encoder(&self) -> &Encoder {

@@ -132,6 +132,21 @@ impl From<Contrast> for Loss {
     }
 }
 
+/// Pictures that a method makes, for people to look at.
+#[derive(Debug)]
+pub struct Shown {
+    /// What they are.
+    pub name: String,
+    /// `[N,3,S,S]`, or `[N,1,S,S]` for shares, in `[0,1]`.
+    pub pictures: Tensor,
+}
+
+impl Shown {
+    fn new(name: impl Into<String>, pictures: &Tensor) -> Self {
+        Self { name: name.into(), pictures: pictures.shallow_clone() }
+    }
+}
+
 /// What is known once a step is done.
 #[derive(Clone, Copy, Debug)]
 pub struct Done<'a> {
@@ -188,6 +203,12 @@ pub trait Objective: Debug {
     /// The variables were put back as a checkpoint has them.
     fn restored(&mut self) {}
 
+    /// What it makes of frames, normalised `[N,3,S,S]`, as many as it learns from together, as it is: nothing is drawn, and statistics
+    /// stay. Nothing for methods that make no pictures.
+    fn show(&self, _frames: &[Tensor]) -> Vec<Shown> {
+        Vec::new()
+    }
+
     /// The encoder that is trained.
     fn encoder(&self) -> &Encoder;
 }
@@ -210,7 +231,17 @@ pub struct Build<'a> {
     pub normalisation: ([f32; 3], [f32; 3]),
 }
 
-impl Build<'_> {
+impl<'a> Build<'a> {
+    /// As a run's settings have it.
+    pub fn of(config: &PretrainConfig, vs: &'a nn::VarStore) -> Self {
+        Self {
+            vs,
+            architecture: config.architecture(),
+            precision: config.precision,
+            normalisation: (config.mean, config.std),
+        }
+    }
+
     /// Views as pictures in `[0,1]` again.
     fn unit(&self) -> Unit {
         let channels =
@@ -243,12 +274,7 @@ impl Unit {
 /// # Errors
 /// Names the file of weights that cannot be read.
 pub fn build(config: &PretrainConfig, vs: &nn::VarStore) -> anyhow::Result<Box<dyn Objective>> {
-    let build = Build {
-        vs,
-        architecture: config.architecture(),
-        precision: config.precision,
-        normalisation: (config.mean, config.std),
-    };
+    let build = Build::of(config, vs);
     let projection = config.projection;
     Ok(match config.method {
         Method::SimClr => Box::new(SimClr::new(build, projection)),

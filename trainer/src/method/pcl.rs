@@ -19,7 +19,9 @@ use tch::{Device, Kind, Tensor, nn, nn::Module, no_grad};
 use super::decoder::{Decoder, l1_each};
 use super::simclr::{projection_head, side_by_side};
 use super::views::noise;
-use super::{Build, Contrast, Denominator, Done, Loss, Objective, Projection, Treatment, Unit, View, Views};
+use super::{
+    Build, Contrast, Denominator, Done, Loss, Objective, Projection, Shown, Treatment, Unit, View, Views,
+};
 use crate::distributed::{DistributedError, Group};
 use crate::nets::{CODE_CHANNELS, Encoder, Layer, Mlp, Phase, Precision, branch, code_side};
 use crate::ntxent::{contrast, unit_rows};
@@ -530,6 +532,27 @@ impl Objective for Pcl {
 
     fn restored(&mut self) {
         self.weights.restored();
+    }
+
+    fn show(&self, frames: &[Tensor]) -> Vec<Shown> {
+        let (frames, phase) = (&frames[0], Phase::Eval);
+        let (Some(own), Some(mirrored)) =
+            (self.face_and_pose(frames, phase), self.face_and_pose(&frames.flip([3]), phase))
+        else {
+            return Vec::new();
+        };
+        let nothing = own.face.zeros_like();
+        // Figure 4 of the paper.
+        let made = [
+            ("reconstruction", &own.face, &own.pose),
+            ("pose flipped", &own.face, &mirrored.pose),
+            ("face alone", &own.face, &nothing),
+            ("pose alone", &nothing, &own.pose),
+        ];
+        let made = made
+            .into_iter()
+            .filter_map(|(name, face, pose)| Some(Shown::new(name, &self.reconstruct(face, pose, phase)?)));
+        std::iter::once(Shown::new("picture", &self.unit.of(frames))).chain(made).collect()
     }
 
     fn encoder(&self) -> &Encoder {

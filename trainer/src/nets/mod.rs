@@ -10,7 +10,7 @@ mod plain;
 mod resnet;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn, nn::ModuleT};
+use tch::{Kind, Tensor, nn, nn::ModuleT, no_grad};
 
 pub use heads::{After, Mlp};
 pub use layers::{Layer, RepVgg, Stem};
@@ -217,6 +217,26 @@ impl Encoder {
     pub fn forward(&self, crops: &Tensor, phase: Phase<'_>, precision: Precision) -> Tensor {
         let x = precision.convolvable(crops);
         self.layers.iter().fold(x, |x, layer| layer.forward(&x, phase)).to_kind(crops.kind())
+    }
+
+    /// The last map of at least so many positions a side that normalised crops go through, `[N,C,H,W]` f32 without gradient, and
+    /// how many layers gave it. `None` where there is no such map.
+    pub fn last_map(&self, crops: &Tensor, least_side: i64, precision: Precision) -> Option<(Tensor, usize)> {
+        let mut x = precision.convolvable(crops);
+        let mut last = None;
+        for (layers, layer) in (1..).zip(&self.layers) {
+            x = no_grad(|| layer.forward(&x, Phase::Eval));
+            if x.dim() == 4 && x.size()[2] >= least_side {
+                last = Some((x.to_kind(Kind::Float), layers));
+            }
+        }
+        last
+    }
+
+    /// The embeddings `[N,D]` of what so many layers gave.
+    pub fn after(&self, layers: usize, map: &Tensor, precision: Precision) -> Tensor {
+        let rest = self.layers.iter().skip(layers);
+        rest.fold(precision.convolvable(map), |x, layer| layer.forward(&x, Phase::Eval)).to_kind(map.kind())
     }
 
     /// Writes the encoder's nodes, batch normalisation folded, and returns the embedding's name in the graph.

@@ -27,7 +27,7 @@ use crate::data::{
 };
 use crate::distributed::Group;
 use crate::store::{Store, StoreError};
-use crate::{interrupt, memory, progress};
+use crate::{command, interrupt, memory, progress};
 use config::FILE_NAME as CONFIG;
 use log::RunLog;
 
@@ -117,6 +117,7 @@ pub fn pretrain(
     }
     let mut run = Run {
         log: if group.rank() == 0 {
+            command::note(out).with_context(|| out.display().to_string())?;
             Some(RunLog::open(out, first, steps_an_epoch, config.method, probe.is_some())?)
         } else {
             None

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use measure::{Measure, Scores, measure};
 pub use published::{Column, Row, Table, TableName};
-pub use sheet::Sheet;
+pub use sheet::{ColumnReport, RowReport, Sheet, TableReport};
 
 use crate::checkpoint::{Checkpoint, FILE_NAME, StoreMark};
 use crate::data::Clips;
@@ -114,10 +114,12 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
         let path = args.out.join(format!("{}.{extension}", args.name));
         files::replace(&path, text.as_bytes()).with_context(|| path.display().to_string())
     };
-    write("md", &sheet.to_string())?;
-    let json = serde_json::to_string(&sheet.json())?;
+    let report = sheet.report();
+    let markdown = format!("# {}\n\n{report}", report.title);
+    write("md", &markdown)?;
+    let json = serde_json::to_string(&report)?;
     write("json", &json)?;
-    println!("{}", if args.json { json } else { sheet.to_string() });
+    println!("{}", if args.json { &json } else { &markdown });
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! A table as it is shown: ours, the published figures, and whether their order holds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use super::measure::{Measure, Scores};
-use super::published::Table;
+use super::published::{Column, Table};
+use crate::command;
 use crate::eval::{Spread, spearman};
 
 /// A table with what is known of it.
@@ -49,34 +51,34 @@ impl Sheet {
         own.and_then(|row| self.table.row.get(row)).map_or(&[], |row| &row.published)
     }
 
-    /// The table for programs.
-    pub fn json(&self) -> Value {
-        let rows = (0..self.names.len()).map(|row| {
-            let ours: serde_json::Map<String, Value> = Measure::ALL
+    /// The table as it is now.
+    pub fn report(&self) -> TableReport {
+        let row = |row: usize| RowReport {
+            name: self.names[row].clone(),
+            seeds: self.scores[row].len() as u64,
+            ours: Measure::ALL
                 .into_iter()
-                .filter_map(|measure| {
-                    let Spread { mean, deviation } = self.spread(row, measure)?;
-                    Some((measure.heading().to_owned(), json!({ "mean": mean, "deviation": deviation })))
-                })
-                .collect();
-            json!({
-                "name": self.names[row],
-                "seeds": self.scores[row].len(),
-                "ours": ours,
-                "published": self.published(row),
-            })
-        });
-        json!({
-            "title": self.table.title,
-            "columns": self.table.published.iter().map(|column| &column.name).collect::<Vec<_>>(),
-            "rows": rows.collect::<Vec<_>>(),
-            "orders": self.orders(),
-        })
+                .filter_map(|measure| Some((measure.heading().to_owned(), self.spread(row, measure)?)))
+                .collect(),
+            published: self.published(row).iter().map(|v| v.is_finite().then_some(*v)).collect(),
+        };
+        let column = |column: &Column| ColumnReport {
+            name: column.name.clone(),
+            beside: column.measure.heading().to_owned(),
+        };
+        TableReport {
+            title: self.table.title.clone(),
+            command: command::line(),
+            seeds: self.seeds,
+            columns: self.table.published.iter().map(column).collect(),
+            rows: (0..self.names.len()).map(row).collect(),
+            orders: self.orders(),
+        }
     }
 
     /// For each published column, whether its order is ours as well, in a sentence.
     fn orders(&self) -> Vec<String> {
-        let of_column = |(place, column): (usize, &super::Column)| {
+        let of_column = |(place, column): (usize, &Column)| {
             let pairs: Vec<(usize, f64, Spread)> = (self.untrained()..self.names.len())
                 .filter_map(|row| {
                     let theirs = *self.published(row).get(place)?;
@@ -124,32 +126,76 @@ impl Sheet {
     }
 }
 
-impl fmt::Display for Sheet {
+/// A table of a paper with what is known of it, as `NAME.json` holds it; shown as Markdown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableReport {
+    /// What it is.
+    pub title: String,
+    /// The command line that made it.
+    #[serde(default)]
+    pub command: String,
+    /// Seeds that each row is to have.
+    pub seeds: u64,
+    /// Published columns.
+    pub columns: Vec<ColumnReport>,
+    /// Random weights first, then the table's rows.
+    pub rows: Vec<RowReport>,
+    /// Whether the published orders are ours as well, in sentences.
+    pub orders: Vec<String>,
+}
+
+/// A published column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ColumnReport {
+    /// Data set, measure and unit.
+    pub name: String,
+    /// Heading of the column of ours that it is set beside.
+    pub beside: String,
+}
+
+/// A row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowReport {
+    /// Its name.
+    pub name: String,
+    /// Seeds that are done.
+    pub seeds: u64,
+    /// Ours, by the column's heading.
+    pub ours: BTreeMap<String, Spread>,
+    /// The published figures, one a column or none at all.
+    pub published: Vec<Option<f64>>,
+}
+
+impl TableReport {
+    /// Whether any row has a figure of ours.
+    pub fn is_begun(&self) -> bool {
+        self.rows.iter().any(|row| row.seeds > 0)
+    }
+}
+
+impl fmt::Display for TableReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# {}\n", self.table.title)?;
-        let done = self.scores.iter().map(Vec::len).sum::<usize>();
-        let all = self.names.len() as u64 * self.seeds;
-        let rest =
-            if done as u64 == all { String::new() } else { format!(" ({done} of {all} runs are done)") };
+        let done: u64 = self.rows.iter().map(|row| row.seeds).sum();
+        let all = self.rows.len() as u64 * self.seeds;
+        let rest = if done == all { String::new() } else { format!(" ({done} of {all} runs are done)") };
+        let seeds = self.seeds;
         writeln!(
             f,
-            "Ours: mean and deviation of {} seeds{rest}. Published figures are of other data.\n",
-            self.seeds
+            "Ours: mean and deviation of {seeds} seeds{rest}. Published figures are of other data.\n"
         )?;
-        let headings: Vec<String> =
-            Measure::ALL.into_iter().map(|m| format!("ours: {}", m.heading())).collect();
-        let columns: Vec<&str> = headings
-            .iter()
-            .map(String::as_str)
-            .chain(self.table.published.iter().map(|column| column.name.as_str()))
+        // Measures that no row has are left out.
+        let known = |measure: &Measure| self.rows.iter().any(|row| row.ours.contains_key(measure.heading()));
+        let measures: Vec<Measure> = Measure::ALL.into_iter().filter(known).collect();
+        let columns: Vec<String> = (measures.iter().map(|m| format!("ours: {}", m.heading())))
+            .chain(self.columns.iter().map(|column| column.name.clone()))
             .collect();
         writeln!(f, "| | {} |", columns.join(" | "))?;
         writeln!(f, "|---|{}", "---|".repeat(columns.len()))?;
-        for (row, name) in self.names.iter().enumerate() {
-            write!(f, "| {name} |")?;
-            for measure in Measure::ALL {
+        for row in &self.rows {
+            write!(f, "| {} |", row.name)?;
+            for measure in &measures {
                 let digits = if measure.is_an_error() { 2 } else { 3 };
-                match self.spread(row, measure) {
+                match row.ours.get(measure.heading()) {
                     Some(Spread { mean, deviation: Some(deviation) }) => {
                         write!(f, " {mean:.digits$} ± {deviation:.digits$} |")?;
                     }
@@ -157,16 +203,16 @@ impl fmt::Display for Sheet {
                     None => write!(f, " |")?,
                 }
             }
-            for column in 0..self.table.published.len() {
-                match self.published(row).get(column).filter(|v| v.is_finite()) {
+            for column in 0..self.columns.len() {
+                match row.published.get(column).copied().flatten() {
                     Some(value) => write!(f, " {value} |")?,
                     None => write!(f, " |")?,
                 }
             }
             writeln!(f)?;
         }
-        for sentence in self.orders() {
-            write!(f, "\n{sentence}")?;
+        for sentence in &self.orders {
+            write!(f, "\n{sentence}\n")?;
         }
         Ok(())
     }
@@ -194,9 +240,13 @@ mod tests {
         sheet.add(4, scores(0.4, 10.0));
         sheet.add(5, scores(0.5, 12.0));
         sheet.add(5, scores(0.6, 12.0));
-        let text = sheet.to_string();
+        let report = sheet.report();
+        let text = report.to_string();
         assert!(text.contains("(5 of 12 runs are done)"), "{text}");
-        assert!(text.contains("| PCL | 0.550 ± 0.071 | |") && text.contains("| 56.81 |"), "{text}");
+        assert!(
+            text.contains("| PCL | 0.550 ± 0.071 | 12.00 ± 0.00 |") && text.contains("| 56.81 |"),
+            "{text}"
+        );
         assert!(
             text.contains(
                 "FER-2013, accuracy in %, beside our expression, mean recall: rank correlation +1.00"
@@ -207,8 +257,10 @@ mod tests {
                 "AFLW2000, MAE in degrees, beside our pose, MAE in degrees: rank correlation -1.00"
             )
         );
-        let json = sheet.json();
-        assert_eq!(json["rows"][5]["ours"]["expression, mean recall"]["mean"], 0.55);
-        assert_eq!(json["rows"][5]["published"][0], 56.81);
+        assert_eq!(report.rows[5].ours["expression, mean recall"].mean, 0.55);
+        assert_eq!(report.rows[5].published[0], Some(56.81));
+        assert_eq!(report.rows[1].published[2], None, "FAb-Net has no figure on LFW");
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<TableReport>(&json).unwrap(), report);
     }
 }

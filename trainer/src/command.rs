@@ -1,0 +1,50 @@
+//! The command line of this process, for what it writes to be made again.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// The file in a run's folder with the command lines that wrote it, the first one first.
+pub(crate) const FILE_NAME: &str = "commands.txt";
+
+/// The command line of this process as a shell takes it.
+pub(crate) fn line() -> String {
+    let args: Vec<String> =
+        std::env::args().enumerate().map(|(place, arg)| if place == 0 { base(&arg) } else { arg }).collect();
+    // What a shell cannot take, an argument with a zero byte, no process is given.
+    shlex::try_join(args.iter().map(String::as_str)).unwrap_or_default()
+}
+
+/// A program by its name alone: where it lies is the machine's business.
+fn base(program: &str) -> String {
+    Path::new(program)
+        .file_name()
+        .map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Adds the command line to those that wrote to the folder.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn note(folder: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(folder.join(FILE_NAME))?;
+    writeln!(file, "{}", line())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn commands_are_noted_one_after_the_other_without_the_programs_place() {
+        let dir = tempfile::tempdir().unwrap();
+        note(dir.path()).unwrap();
+        note(dir.path()).unwrap();
+        let text = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines, [line(), line()]);
+        let program = shlex::split(lines[0]).unwrap().remove(0);
+        assert!(std::env::args().next().unwrap().ends_with(&program) && !program.contains('/'), "{program}");
+    }
+}

@@ -1,0 +1,361 @@
+//! `trainer saliency`: pictures of what encoders and methods do: where they look, what they make, whom they take for alike.
+
+mod cam;
+mod neighbours;
+mod scatter;
+mod turned;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use semblance_face::labels::Expression;
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn, no_grad};
+
+use crate::checkpoint::{Checkpoint, StoreMark};
+use crate::data::{Batch, normalise, training_device};
+use crate::eval::{InputSpec, Loaded};
+use crate::method;
+use crate::pretrain::PretrainConfig;
+use crate::store::{Record, Split, Store};
+use crate::tiles::{self, Tile};
+use crate::{config, files};
+
+use self::cam::Target;
+use self::turned::Turned;
+
+/// A kind of picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Grad-CAM and attention of every run, over people and over a video's time (SSLFER, figure 6)
+    Cam,
+    /// What methods that make pictures make: PCL's reconstructions (figure 4), FAb-Net's frames put together and its confidences
+    Method,
+    /// Other people's pictures that lie nearest (FAb-Net, supplement)
+    Neighbours,
+    /// t-SNE of the embeddings, by expression and by person
+    Map,
+}
+
+/// Options of `trainer saliency`.
+#[derive(Clone, Debug, Args)]
+pub struct SaliencyArgs {
+    /// A run (or its checkpoint file); may be given several times, to be set side by side
+    #[arg(long, required = true)]
+    pub checkpoint: Vec<PathBuf>,
+
+    /// Store with pictures
+    #[arg(long)]
+    pub data: PathBuf,
+
+    /// Folder for the pictures
+    #[arg(long)]
+    pub out: PathBuf,
+
+    /// Split that pictures are chosen from
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    pub split: Split,
+
+    /// Kinds of pictures, by commas [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Kind>,
+
+    /// People that are shown
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=40))]
+    pub people: u32,
+
+    /// Frames of one video that are shown
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=40))]
+    pub frames: u32,
+
+    /// Bundle whose landmarks tell how heads are turned in what PCL makes; where there is none, that is not measured
+    #[arg(long, default_value = "models/default")]
+    pub bundle: PathBuf,
+
+    /// Seed of the choice of people and frames
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+
+    /// Print one JSON object on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The file that describes a folder of pictures.
+pub const FILE_NAME: &str = "saliency.json";
+
+/// What a folder of pictures holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Album {
+    /// The store that the pictures are of.
+    pub data: Option<StoreMark>,
+    /// The pictures.
+    pub pages: Vec<Page>,
+    /// Of PCL's runs: how heads are turned where the pose is flipped.
+    pub turned: BTreeMap<String, Turned>,
+}
+
+/// A picture file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    /// Its name in the folder.
+    pub file: String,
+    /// What is to be seen, in a sentence.
+    pub about: String,
+}
+
+/// A run that is looked into.
+struct Run {
+    name: String,
+    checkpoint: Checkpoint,
+    loaded: Loaded,
+}
+
+impl Run {
+    /// Pictures as the encoder takes them, `[N,3,S,S]`.
+    fn crops(&self, store: &Store, frames: &[usize]) -> anyhow::Result<Tensor> {
+        let InputSpec { side_px, mean, std } = self.loaded.input();
+        let unit = Batch::load(store, frames.to_vec(), side_px)?.to_unit(self.loaded.vs.device());
+        Ok(normalise(&unit, mean, std))
+    }
+}
+
+/// Runs `trainer saliency`.
+///
+/// # Errors
+/// Names what stands in the way.
+pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
+    let store = Store::open(&args.data)?;
+    let chosen = Chosen::new(&store, args)?;
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let mut album = Album { data: Some(StoreMark::of(&store)), ..Album::default() };
+    let runs = open_runs(args)?;
+    let wants = |kind| args.only.is_empty() || args.only.contains(&kind);
+    if wants(Kind::Cam) {
+        cams(args, &store, &chosen, &runs, &mut album)?;
+    }
+    for run in &runs {
+        if wants(Kind::Method) {
+            made(args, &store, &chosen, run, &mut album)?;
+        }
+        if wants(Kind::Neighbours) {
+            let grid = neighbours::grid(&store, args.split, &chosen.people, run)?;
+            let page = Page {
+                file: format!("{}-neighbours.png", run.name),
+                about: format!(
+                    "{}: pictures, and those of other people that lie nearest by cosine.",
+                    run.name
+                ),
+            };
+            tiles::write_png(&grid, &args.out.join(&page.file))?;
+            album.pages.push(page);
+        }
+        if wants(Kind::Map) {
+            let svg = scatter::svg(&store, args.split, run)?;
+            let page = Page {
+                file: format!("{}-map.svg", run.name),
+                about: format!("{}: t-SNE of the embeddings, by expression and by person.", run.name),
+            };
+            let path = args.out.join(&page.file);
+            files::replace(&path, svg.as_bytes()).with_context(|| path.display().to_string())?;
+            album.pages.push(page);
+        }
+    }
+    let path = args.out.join(FILE_NAME);
+    files::replace(&path, &serde_json::to_vec_pretty(&album)?).with_context(|| path.display().to_string())?;
+    if args.json {
+        println!("{}", serde_json::to_string(&album)?);
+    } else {
+        for Page { file, about } in &album.pages {
+            println!("{}: {about}", args.out.join(file).display());
+        }
+        for (name, turned) in &album.turned {
+            println!("{name}: {turned}");
+        }
+    }
+    Ok(())
+}
+
+/// The runs, each by a name of its own.
+fn open_runs(args: &SaliencyArgs) -> anyhow::Result<Vec<Run>> {
+    let mut runs: Vec<Run> = Vec::new();
+    for path in &args.checkpoint {
+        let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(path) };
+        let stem = folder.file_name().map_or_else(|| "run".to_owned(), |n| n.to_string_lossy().into_owned());
+        let same =
+            runs.iter().filter(|run| run.name == stem || run.name.starts_with(&format!("{stem}."))).count();
+        let name = if same == 0 { stem } else { format!("{stem}.{}", same + 1) };
+        let checkpoint = Checkpoint::load(path)?;
+        let loaded = Loaded::from_checkpoint(&checkpoint)?;
+        runs.push(Run { name, checkpoint, loaded });
+    }
+    Ok(runs)
+}
+
+/// Frames that are shown.
+struct Chosen {
+    /// One of each of some people, of as many expressions as there are.
+    people: Vec<usize>,
+    /// Of one video, in order.
+    time: Vec<usize>,
+    /// For each of `people`, the frames of the same video in the split.
+    video: Vec<Vec<usize>>,
+}
+
+impl Chosen {
+    fn new(store: &Store, args: &SaliencyArgs) -> anyhow::Result<Self> {
+        let frames = store.split(args.split);
+        ensure!(
+            !frames.is_empty(),
+            "{}: no picture is in the {} split: choose another --split",
+            store.dir().display(),
+            args.split.name()
+        );
+        let mut videos: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut of_people: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for &frame in &frames {
+            let record = store.record(frame);
+            videos.entry(record.video_index()).or_default().push(frame);
+            of_people.entry(record.identity()).or_default().push(frame);
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+        let mut everybody: Vec<&Vec<usize>> = of_people.values().collect();
+        everybody.shuffle(&mut rng);
+        let mut shown = [0usize; Expression::ALL.len()];
+        let mut people = Vec::new();
+        for own in everybody.into_iter().take(args.people as usize) {
+            // The expression that was shown least so far; of those frames, any.
+            let times = |&frame: &usize| store.record(frame).expression().map_or(0, |e| shown[e.index()]);
+            let least = own.iter().map(times).min().unwrap_or_default();
+            let candidates: Vec<usize> = own.iter().copied().filter(|frame| times(frame) == least).collect();
+            let Some(&frame) = candidates.choose(&mut rng) else { continue };
+            if let Some(expression) = store.record(frame).expression() {
+                shown[expression.index()] += 1;
+            }
+            people.push(frame);
+        }
+        let longest = videos.values().max_by_key(|video| video.len()).cloned().unwrap_or_default();
+        let count = longest.len().min(args.frames as usize);
+        let time = (0..count).map(|i| longest[i * longest.len() / count]).collect();
+        let video = people.iter().map(|&f| videos[&store.record(f).video_index()].clone()).collect();
+        Ok(Self { people, time, video })
+    }
+}
+
+/// The pages of Grad-CAM and attention.
+fn cams(
+    args: &SaliencyArgs,
+    store: &Store,
+    chosen: &Chosen,
+    runs: &[Run],
+    album: &mut Album,
+) -> anyhow::Result<()> {
+    let mut targets = Vec::new();
+    for run in runs {
+        targets.push(Target::of(&run.checkpoint, &run.loaded, store)?);
+    }
+    for (file, frames, of) in [
+        ("people.png", &chosen.people, "different people"),
+        ("time.png", &chosen.time, "one video over time"),
+    ] {
+        let truths: Vec<Option<Expression>> = frames.iter().map(|&f| store.record(f).expression()).collect();
+        let mut rows = vec![pictures(store, frames)?];
+        let mut about = format!("Grad-CAM and attention on {of}.");
+        for (run, target) in runs.iter().zip(&targets) {
+            let crops = run.crops(store, frames)?;
+            let maps = match cam::maps(&run.loaded, &crops, target, &truths) {
+                Ok(maps) => maps,
+                Err(error) => {
+                    eprintln!("{}: left out: {error:#}", run.name);
+                    continue;
+                }
+            };
+            let InputSpec { side_px, .. } = run.loaded.input();
+            let unit = Batch::load(store, frames.clone(), side_px)?.to_unit(crops.device());
+            for (title, map) in [("Grad-CAM", &maps.cam), ("attention", &maps.attention)] {
+                let tile = |i: i64| {
+                    let over = cam::overlay(&unit.get(i), &map.get(i));
+                    Ok(Tile::of(tiles::image_of(&over)?, title, &run.name))
+                };
+                rows.push((0..frames.len() as i64).map(tile).collect::<anyhow::Result<_>>()?);
+            }
+            about.push_str(&format!(" {}: by {}.", run.name, target.name()));
+        }
+        tiles::write_png(&tiles::grid(&rows), &args.out.join(file))?;
+        album.pages.push(Page { file: file.to_owned(), about });
+    }
+    Ok(())
+}
+
+/// Tiles of a store's pictures.
+fn pictures(store: &Store, frames: &[usize]) -> anyhow::Result<Vec<Tile>> {
+    frames.iter().map(|&frame| picture(&store.record(frame), String::new())).collect()
+}
+
+/// A picture over its expression, or else its time, and over `note`, or else whose it is.
+fn picture(record: &Record<'_>, note: String) -> anyhow::Result<Tile> {
+    let title = match record.expression() {
+        Some(expression) => expression.name().to_owned(),
+        None => format!("{:.1} s", record.t_secs()),
+    };
+    let note = if note.is_empty() { record.identity().to_owned() } else { note };
+    Ok(Tile::of(tiles::image_in(record)?, title, note))
+}
+
+/// What a run's method makes, where it makes pictures, a row for each person.
+fn made(
+    args: &SaliencyArgs,
+    store: &Store,
+    chosen: &Chosen,
+    run: &Run,
+    album: &mut Album,
+) -> anyhow::Result<()> {
+    let Some(config) = pretraining(&run.checkpoint)? else { return Ok(()) };
+    let vs = nn::VarStore::new(training_device());
+    let mut objective = method::build(&config, &vs).with_context(|| run.name.clone())?;
+    run.checkpoint.restore(&vs)?;
+    objective.restored();
+    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+    let mut views = vec![run.crops(store, &chosen.people)?];
+    while views.len() < method::sampling(&config).frames() {
+        let other = |video: &Vec<usize>| video[rng.random_range(0..video.len())];
+        let others: Vec<usize> = chosen.video.iter().map(other).collect();
+        views.push(run.crops(store, &others)?);
+    }
+    let shown = no_grad(|| objective.show(&views));
+    if shown.is_empty() {
+        return Ok(());
+    }
+    let row = |i: usize| {
+        let tile = |shown: &method::Shown| {
+            Ok(Tile::of(tiles::image_of(&shown.pictures.get(i as i64))?, &shown.name, ""))
+        };
+        shown.iter().map(tile).collect::<anyhow::Result<Vec<_>>>()
+    };
+    let rows = (0..chosen.people.len()).map(row).collect::<anyhow::Result<Vec<_>>>()?;
+    let page = Page {
+        file: format!("{}-method.png", run.name),
+        about: format!("{}: what the method ({}) makes of pictures.", run.name, config.method.name()),
+    };
+    tiles::write_png(&tiles::grid(&rows), &args.out.join(&page.file))?;
+    album.pages.push(page);
+    if let Some(turned) = turned::measure(args, store, run, &config)? {
+        album.turned.insert(run.name.clone(), turned);
+    }
+    Ok(())
+}
+
+/// The settings that a run was pretrained with; `None` for one that was fine-tuned.
+fn pretraining(checkpoint: &Checkpoint) -> anyhow::Result<Option<PretrainConfig>> {
+    if !checkpoint.meta.labels.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(config::parse(checkpoint.meta.config.clone(), "the run's settings")?))
+}
