@@ -11,7 +11,11 @@ use std::path::Path;
 /// What the system says.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    let mut builder = tempfile::Builder::new();
+    // As any file: temporary ones are for their owner alone. The process's mask is applied to it.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(folder)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -30,6 +34,11 @@ mod tests {
         replace(&path, b"longer than the next").unwrap();
         replace(&path, b"next").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"next");
+        let other = dir.path().join("b");
+        std::fs::write(&other, b"").unwrap();
+        let permissions = |path| std::fs::metadata(path).unwrap().permissions();
+        assert_eq!(permissions(&path), permissions(&other), "as any file");
+        std::fs::remove_file(other).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         assert!(replace(&dir.path().join("none/a"), b"").is_err());
     }

@@ -169,9 +169,14 @@ fn on<'b>(
     let (x, y) = (range(&mut reach.iter().map(|p| p.0)), range(&mut reach.iter().map(|p| p.1)));
     let mut builder = ChartBuilder::on(area);
     builder.caption(axes.title, ("sans-serif", 15)).margin(10);
-    if scales {
+    let x = if scales {
         builder.x_label_area_size(38).y_label_area_size(58);
-    }
+        x
+    } else {
+        // Room for the legend.
+        let extent = x.end - x.start;
+        x.start..x.end + 0.28 * extent
+    };
     let mut chart = builder.build_cartesian_2d(x, y).map_err(|e| e.to_string())?;
     if scales {
         let mut mesh = chart.configure_mesh();

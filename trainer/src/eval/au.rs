@@ -240,7 +240,7 @@ pub(super) fn cross_validate(
         "{dir}: {count} people with action units cannot be dealt to {folds} folds: --folds needs as many people, and two outside \
          of each fold, one to fit to and one to choose on"
     );
-    let rank = |frame: usize| people[store.record(frame).identity()];
+    let ranks: Vec<usize> = frames.iter().map(|&frame| people[store.record(frame).identity()]).collect();
     let targets = goal.targets(store, &frames);
     let embeddings = subject.embed(store, &frames)?.into_tensor();
     let part = |places: &[usize]| {
@@ -256,16 +256,7 @@ pub(super) fn cross_validate(
     let bar = progress::bar(u64::from(folds), "folds");
     let mut counts = Vec::new();
     for fold in 0..folds as usize {
-        let (scored, others): (Vec<_>, Vec<_>) =
-            (0..frames.len()).partition(|&place| rank(frames[place]) % folds as usize == fold);
-        // People's places among those of the other folds.
-        let mut ranks: Vec<usize> = others.iter().map(|&place| rank(frames[place])).collect();
-        ranks.sort_unstable();
-        ranks.dedup();
-        let chooses = |place: &usize| {
-            ranks.binary_search(&rank(frames[*place])).is_ok_and(|place| place % CHOOSERS == 0)
-        };
-        let (choosing, fitting): (Vec<usize>, Vec<usize>) = others.iter().partition(|place| chooses(place));
+        let Dealt { scored, others, fitting, choosing } = Dealt::new(&ranks, folds as usize, fold);
         let (side, rows) = part(&fitting);
         let (val, val_rows) = part(&choosing);
         goal.weigh(&side.targets);
@@ -282,6 +273,33 @@ pub(super) fn cross_validate(
     bar.finish_and_clear();
     let all = Side { store, split: "all", frames, targets };
     goal.sum_up(Protocol::Linear, &all, Some(folds), &counts)
+}
+
+/// Places of frames in a round of cross-validation.
+struct Dealt {
+    /// Those of the fold.
+    scored: Vec<usize>,
+    /// All others, which the head is fitted to at last.
+    others: Vec<usize>,
+    /// Of the others, what the regularisation is tried on, and what it is chosen by.
+    fitting: Vec<usize>,
+    choosing: Vec<usize>,
+}
+
+impl Dealt {
+    /// Of frames whose people have these places in the order of names.
+    fn new(ranks: &[usize], folds: usize, fold: usize) -> Self {
+        let (scored, others): (Vec<_>, Vec<_>) =
+            (0..ranks.len()).partition(|&place| ranks[place] % folds == fold);
+        // People's places among those of the other folds.
+        let mut people: Vec<usize> = others.iter().map(|&place| ranks[place]).collect();
+        people.sort_unstable();
+        people.dedup();
+        let chooses =
+            |place: &usize| people.binary_search(&ranks[*place]).is_ok_and(|place| place % CHOOSERS == 0);
+        let (choosing, fitting) = others.iter().partition(|place| chooses(place));
+        Self { scored, others, fitting, choosing }
+    }
 }
 
 /// The place of each person of these frames in the order of names.
@@ -311,6 +329,8 @@ impl fmt::Display for AuReport {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::HashSet;
+
     use super::*;
     use crate::prepare::encode_jpeg;
     use crate::store::{Provenance, Sample, Split, StoreWriter};
@@ -379,6 +399,26 @@ mod tests {
         let first = 2.0 * yes(0.5) + 4.0 / 6.0 * (no(2.0) + no(-1.0) + no(0.0));
         let second = yes(-1.0) + no(0.25);
         assert!((loss - (first + second) / 6.0).abs() < 1e-5, "{loss}");
+    }
+
+    #[test]
+    fn nobody_is_on_two_sides_of_a_fold() {
+        // Seven people of three to nine frames each, not in the order of names.
+        let ranks: Vec<usize> = (0..7).rev().flat_map(|rank| std::iter::repeat_n(rank, 3 + rank)).collect();
+        let mut scored = Vec::new();
+        for fold in 0..3 {
+            let dealt = Dealt::new(&ranks, 3, fold);
+            let people = |places: &[usize]| places.iter().map(|&place| ranks[place]).collect::<HashSet<_>>();
+            let [own, others, fitting, choosing] =
+                [&dealt.scored, &dealt.others, &dealt.fitting, &dealt.choosing].map(|places| people(places));
+            assert!(own.is_disjoint(&others) && fitting.is_disjoint(&choosing));
+            assert!(!own.is_empty() && !fitting.is_empty() && !choosing.is_empty());
+            assert_eq!(&fitting | &choosing, others);
+            assert_eq!(dealt.fitting.len() + dealt.choosing.len(), dealt.others.len());
+            scored.extend(dealt.scored);
+        }
+        scored.sort_unstable();
+        assert_eq!(scored, (0..ranks.len()).collect::<Vec<_>>(), "every frame is scored once");
     }
 
     #[test]

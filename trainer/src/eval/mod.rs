@@ -400,12 +400,11 @@ impl Evaluation {
 ///
 /// # Errors
 /// Names the picture that cannot be embedded.
-pub fn evaluate_all(loaded: Loaded, tasks: &[EvalArgs]) -> anyhow::Result<Vec<anyhow::Result<Evaluation>>> {
+pub fn evaluate_all(loaded: &Loaded, tasks: &[EvalArgs]) -> anyhow::Result<Vec<anyhow::Result<Evaluation>>> {
     let Some(first) = tasks.first() else { return Ok(Vec::new()) };
     let store = Store::open(&first.data)?;
     let all: Vec<usize> = (0..store.len()).collect();
     let embeddings = Rc::new(loaded.embed(&store, &all)?);
-    drop(loaded);
     let judge = |args: &EvalArgs| {
         args.check()?;
         ensure!(args.data == first.data, "{}: not the store of the other tasks", args.data.display());

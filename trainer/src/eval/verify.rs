@@ -408,6 +408,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fold_is_judged_by_the_threshold_of_the_others() {
+        // Either fold can be split without a mistake, but not by the other's threshold: 0.3 does for the first, 0.5, midway
+        // between 0.1 and 0.9, takes the second's pairs of one person for two.
+        let cosines = [(0, true, 0.9), (0, false, 0.1), (1, true, 0.4), (1, false, 0.2f32)];
+        let mut values = vec![1.0, 0.0];
+        let mut pairs = Vec::new();
+        for (place, (fold, same, cosine)) in (1..).zip(cosines) {
+            values.extend([cosine, (1.0 - cosine * cosine).sqrt()]);
+            pairs.push(VerificationPair { fold, same, a: 0, b: place });
+        }
+        let embeddings = Tensor::from_slice(&values).view([-1, 2]);
+        let (a, b) = (Tensor::from_slice(&[0i64; 4]), Tensor::from_slice(&[1i64, 2, 3, 4]));
+        let measure = by_cosine(&pairs, &embeddings, &a, &b).unwrap();
+        assert_eq!(measure.accuracy, 0.75);
+        assert!((measure.std - 0.125f64.sqrt()).abs() < 1e-12, "of 1 and 0.5");
+    }
+
+    #[test]
     fn the_area_is_the_share_of_pairs_in_the_right_order() {
         let pair = |same| VerificationPair { fold: 0, same, a: 0, b: 0 };
         let mut rng = ChaCha8Rng::seed_from_u64(9);

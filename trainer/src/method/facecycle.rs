@@ -403,7 +403,7 @@ impl Objective for FaceCycle {
             ("picture", &cycle.pictures),
             ("neutral", &cycle.neutral),
             ("neutral, warped", &cycle.neutral_warped),
-            ("of the other's", &cycle.generated),
+            ("from the other", &cycle.generated),
         ];
         made.map(|(name, made)| Shown::new(name, &self.imagenet.of(&made.narrow(0, 0, count)))).into()
     }

@@ -1,7 +1,7 @@
 //! What every row of a table is judged by.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
@@ -90,22 +90,32 @@ pub type Scores = BTreeMap<Measure, f64>;
 /// Longer than any video: people are looked for in other videos alone.
 const OTHER_VIDEOS_SECS: f64 = 1e9;
 
-/// Judges an encoder on the people of a store by every measure whose label its test split has. Identity, verification and
-/// order are left out, and that is told, where the store has too few pictures of a person or a video.
+/// Judges an encoder on the people of stores: by every measure, on the first store whose test split has its label. Identity,
+/// verification and order are left out of a store, and that is told, where it has too few pictures of a person or a video.
 ///
 /// # Errors
 /// Names what stands in the way; where there is no label at all.
-pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
+pub fn measure(loaded: &Loaded, probes: &[PathBuf]) -> anyhow::Result<Scores> {
+    let mut scores = Scores::new();
+    for probe in probes {
+        judge(loaded, probe, &mut scores)?;
+    }
+    let names: Vec<String> = probes.iter().map(|probe| probe.display().to_string()).collect();
+    ensure!(!scores.is_empty(), "{}: the test split has nothing to judge by", names.join(", "));
+    Ok(scores)
+}
+
+/// Adds what a store can tell of the measures that are still to be known.
+fn judge(loaded: &Loaded, probe: &Path, scores: &mut Scores) -> anyhow::Result<()> {
     let store = Store::open(probe)?;
     let test = store.split(Split::Test);
     let mut tasks: Vec<(Task, Protocol)> = Vec::new();
-    for measure in Measure::ALL {
+    for measure in Measure::ALL.into_iter().filter(|measure| !scores.contains_key(measure)) {
         let (task, protocol, _) = measure.source();
         if !tasks.contains(&(task, protocol)) && test.iter().any(|&i| has_label(task, &store.record(i))) {
             tasks.push((task, protocol));
         }
     }
-    ensure!(!tasks.is_empty(), "{}: the test split has nothing to judge by", probe.display());
     let args: Vec<EvalArgs> = tasks
         .iter()
         .map(|&(task, protocol)| EvalArgs {
@@ -117,23 +127,22 @@ pub fn measure(loaded: Loaded, probe: &Path) -> anyhow::Result<Scores> {
             ..EvalArgs::new(task, protocol, probe.to_owned())
         })
         .collect();
-    let judged = evaluate_all(loaded, &args)?;
-    let mut evaluations = Vec::new();
-    for (of, judged) in tasks.into_iter().zip(judged) {
-        match judged {
-            Ok(evaluation) => evaluations.push((of, evaluation)),
+    for (of, judged) in tasks.into_iter().zip(evaluate_all(loaded, &args)?) {
+        let evaluation = match judged {
+            Ok(evaluation) => evaluation,
             Err(error) if matches!(of.0, Task::Identity | Task::Verify | Task::Order) => {
-                eprintln!("left out: {error:#}")
+                eprintln!("left out: {error:#}");
+                continue;
             }
             Err(error) => return Err(error),
+        };
+        for measure in Measure::ALL {
+            let (task, protocol, name) = measure.source();
+            if (task, protocol) == of {
+                let value = evaluation.json.get(name).and_then(serde_json::Value::as_f64);
+                scores.insert(measure, value.with_context(|| format!("{}: no {name}", probe.display()))?);
+            }
         }
     }
-    let score = |measure: Measure| {
-        let (task, protocol, name) = measure.source();
-        let (_, evaluation) = evaluations.iter().find(|(of, _)| *of == (task, protocol))?;
-        let value = evaluation.json.get(name).and_then(serde_json::Value::as_f64);
-        let value = value.with_context(|| format!("{}: no {name}", probe.display()));
-        Some(value.map(|value| (measure, value)))
-    };
-    Measure::ALL.into_iter().filter_map(score).collect()
+    Ok(())
 }

@@ -37,9 +37,9 @@ pub struct TableArgs {
     pub data: Vec<PathBuf>,
 
     /// Store of other people, with labels, that every encoder is judged on: heads are fitted to its training split, chosen on
-    /// validation and scored on test
-    #[arg(long)]
-    pub probe: PathBuf,
+    /// validation and scored on test. May be given several times: each measure is of the first store that has its label
+    #[arg(long, required = true)]
+    pub probe: Vec<PathBuf>,
 
     /// Folder for the runs, their scores, and table.md and table.json; several tables share the runs that they have in common
     #[arg(long)]
@@ -77,8 +77,8 @@ struct Judged {
     settings: toml::Table,
     /// The stores that it was trained on; none for random weights.
     data: Vec<StoreMark>,
-    /// The store that it was judged on.
-    probe: StoreMark,
+    /// The stores that it was judged on.
+    probe: Vec<StoreMark>,
     scores: Scores,
 }
 
@@ -90,11 +90,11 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
     let table = args.name.read()?;
     let stop = interrupt::flag()?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let probe = Store::open(&args.probe)?;
-    let probe = StoreMark::of(&probe);
-    let data: Vec<StoreMark> =
-        args.data.iter().map(|dir| Ok(StoreMark::of(&Store::open(dir)?))).collect::<anyhow::Result<_>>()?;
-    if let Some(same) = data.iter().find(|mark| mark.checksum == probe.checksum) {
+    let marks = |dirs: &[PathBuf]| {
+        dirs.iter().map(|dir| Ok(StoreMark::of(&Store::open(dir)?))).collect::<anyhow::Result<Vec<_>>>()
+    };
+    let (data, probe) = (marks(&args.data)?, marks(&args.probe)?);
+    if let Some(same) = data.iter().find(|mark| probe.iter().any(|probe| probe.checksum == mark.checksum)) {
         bail!("--probe: {} is what is trained on: give a store of other people", same.name);
     }
     let rows: Vec<Subject> = subjects(args, &table)?;
@@ -168,7 +168,7 @@ fn subjects(args: &TableArgs, table: &Table) -> anyhow::Result<Vec<Subject>> {
 /// What encoders are trained and judged on.
 struct Stores {
     data: Vec<StoreMark>,
-    probe: StoreMark,
+    probe: Vec<StoreMark>,
 }
 
 impl Subject {
@@ -197,7 +197,7 @@ impl Subject {
         eprintln!("{told}");
         let loaded = self.train(args, seed, &dir, stop)?;
         ensure!(!stop.load(Ordering::Relaxed), "stopped: the same command goes on");
-        let scores = measure(loaded, &args.probe)?;
+        let scores = measure(&loaded, &args.probe)?;
         let (data, probe) = (data.to_vec(), stores.probe.clone());
         let judged = Judged { settings, data, probe, scores };
         save(&dir, &judged)?;
@@ -233,7 +233,7 @@ fn known(
     dir: &Path,
     settings: &toml::Table,
     data: &[StoreMark],
-    probe: &StoreMark,
+    probe: &[StoreMark],
 ) -> anyhow::Result<Option<Scores>> {
     let path = dir.join(SCORES);
     if !path.exists() {
@@ -251,10 +251,10 @@ fn known(
         dir.display()
     );
     ensure!(
-        judged.probe.checksum == probe.checksum,
-        "{}: it was judged on another store ({}): choose another --out, or remove {SCORES}",
+        sums(&judged.probe) == sums(probe),
+        "{}: it was judged on other stores ({}): choose another --out, or remove {SCORES}",
         dir.display(),
-        judged.probe.name
+        judged.probe.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>().join(", ")
     );
     Ok(Some(judged.scores))
 }
