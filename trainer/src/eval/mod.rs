@@ -34,7 +34,8 @@ use self::subject::Subject;
 use crate::checkpoint::Checkpoint;
 use crate::config;
 use crate::data::training_device;
-use crate::nets::{Backbone, Encoder as TrainedEncoder};
+use crate::method::Method;
+use crate::nets::{Backbone, Encoder as TrainedEncoder, PclFeatures};
 use crate::store::{Split, Store};
 
 pub use au::{AuReport, AuScore};
@@ -144,6 +145,10 @@ pub struct EvalArgs {
     #[arg(long, conflicts_with_all = ["bundle", "random_init", "descriptor"])]
     pub checkpoint: Option<PathBuf>,
 
+    /// What of a run of PCL is judged: its code, or what its branches make of it (PCL, table 7)
+    #[arg(long, value_enum, default_value_t = PclFeatures::Code, requires = "checkpoint")]
+    pub pcl_features: PclFeatures,
+
     /// A bundle to judge, with the inference that the edge uses
     #[arg(long, conflicts_with_all = ["random_init", "descriptor"])]
     pub bundle: Option<PathBuf>,
@@ -243,6 +248,7 @@ impl EvalArgs {
             task,
             protocol,
             checkpoint: None,
+            pcl_features: PclFeatures::Code,
             bundle: None,
             random_init: None,
             descriptor: None,
@@ -294,6 +300,10 @@ impl EvalArgs {
         ensure!(!self.pose_classes || self.task == Task::Pose, "--pose-classes is for --task pose");
         let tuned = self.protocol == Protocol::Finetune;
         ensure!(
+            !tuned || self.pcl_features == PclFeatures::Code,
+            "--pcl-features is for frozen encoders: --protocol finetune trains the backbone alone"
+        );
+        ensure!(
             self.out.is_none() || tuned,
             "--out is for --protocol finetune: nothing else trains an encoder"
         );
@@ -339,6 +349,27 @@ impl Loaded {
         let encoder = meta.backbone.at(meta.side_px).build(&(vs.root() / "encoder"));
         checkpoint.restore_average(&vs)?;
         Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
+    }
+
+    /// The encoder of a run of PCL with these features.
+    ///
+    /// # Errors
+    /// Where the run is not of PCL, has no branches, or lacks a weight.
+    pub fn with_features(checkpoint: &Checkpoint, features: PclFeatures) -> anyhow::Result<Self> {
+        let loaded = Self::from_checkpoint(checkpoint)?;
+        if features == PclFeatures::Code {
+            return Ok(loaded);
+        }
+        let meta = &checkpoint.meta;
+        ensure!(
+            meta.method == Method::Pcl.name() && checkpoint.tensor("model.pose.first.weight").is_ok(),
+            "the run ({}) has no branches of face and pose: --pcl-features is for runs of pcl with pcl.disentangle",
+            meta.method
+        );
+        let vs = nn::VarStore::new(training_device());
+        let encoder = TrainedEncoder::pcl(&vs.root(), meta.side_px, features);
+        checkpoint.restore_average(&vs)?;
+        Ok(Self { vs, encoder, ..loaded })
     }
 
     /// How it wants its input.

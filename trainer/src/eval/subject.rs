@@ -32,7 +32,8 @@ impl Subject {
         Ok(match (&args.checkpoint, &args.bundle, args.random_init) {
             (Some(path), None, None) => {
                 let checkpoint = Checkpoint::load(path)?;
-                Self::Trained(Box::new(Loaded::from_checkpoint(&checkpoint)?), Some(Box::new(checkpoint)))
+                let loaded = Loaded::with_features(&checkpoint, args.pcl_features)?;
+                Self::Trained(Box::new(loaded), Some(Box::new(checkpoint)))
             }
             (None, Some(dir), None) => Self::Shipped(Box::new(Bundle::open(dir)?)),
             (None, None, Some(backbone)) => {

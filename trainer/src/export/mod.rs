@@ -236,7 +236,7 @@ pub fn max_difference(loaded: &Loaded, onnx: &[u8]) -> anyhow::Result<f32> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::nets::Backbone;
+    use crate::nets::{Backbone, Encoder as TrainedEncoder, PclFeatures};
     use tch::Kind;
 
     /// Runs a few training batches so that batch normalisation has statistics and weights that matter.
@@ -270,6 +270,16 @@ mod tests {
             let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
             assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone.name());
         }
+    }
+
+    #[test]
+    fn pcls_branches_compute_the_same_in_tract() {
+        let base = trained(Backbone::Pcl);
+        let vs = tch::nn::VarStore::new(base.vs.device());
+        let encoder = TrainedEncoder::pcl(&vs.root(), base.side_px, PclFeatures::Both);
+        let loaded = Loaded { vs, encoder, ..base };
+        let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
+        assert!(difference <= TOLERANCE, "{difference:e}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tch::{Kind, Tensor, nn, nn::ModuleT, no_grad};
 
 pub use heads::{After, Mlp};
 pub use layers::{Layer, RepVgg, Stem};
+pub use pcl::PclFeatures;
 
 pub(crate) use colour::scaled_lab;
 pub(crate) use layers::{Conv, batch_norm};
@@ -203,6 +204,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
+    /// PCL's backbone under `root/encoder`, followed by those of its branches, `root/face` and `root/pose`, that the features are of.
+    pub fn pcl(root: &nn::Path<'_>, side_px: u32, features: PclFeatures) -> Self {
+        Self { architecture: Backbone::Pcl.at(side_px), layers: pcl::with_branches(root, side_px, features) }
+    }
+
     /// Its architecture.
     pub fn architecture(&self) -> Architecture {
         self.architecture

@@ -19,7 +19,7 @@ pub use sheet::{ColumnReport, RowReport, Sheet, TableReport};
 use crate::checkpoint::{Checkpoint, FILE_NAME, StoreMark};
 use crate::data::Clips;
 use crate::eval::Loaded;
-use crate::nets::Architecture;
+use crate::nets::{Architecture, PclFeatures};
 use crate::prepare::Shard;
 use crate::pretrain::{Place, PretrainConfig, Recipe, pretrain};
 use crate::store::Store;
@@ -28,7 +28,7 @@ use crate::{config, files, interrupt};
 /// Options of `trainer table`.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
-    /// The table: sslfer-1, sslfer-2, sslfer-4, pcl-1 (PCL's tables 1 to 4), pcl-5, pcl-6, clp-1 (CLP's I to III), clp-4, fabnet, methods
+    /// The table: sslfer-1, sslfer-2, sslfer-4, pcl-1 (PCL's tables 1 to 4), pcl-5, pcl-6, pcl-7, clp-1 (CLP's I to III), clp-4, fabnet, methods
     /// (one row for each)
     pub name: TableName,
 
@@ -68,7 +68,14 @@ pub struct TableArgs {
 }
 
 /// The file in a run's folder with its scores.
-const SCORES: &str = "scores.json";
+fn scores_file(features: PclFeatures) -> &'static str {
+    match features {
+        PclFeatures::Code => "scores.json",
+        PclFeatures::Face => "scores-face.json",
+        PclFeatures::Pose => "scores-pose.json",
+        PclFeatures::Both => "scores-both.json",
+    }
+}
 
 /// What a run's scores are of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -129,6 +136,8 @@ struct Subject {
     /// Of its runs, but for the seed.
     folder: String,
     what: What,
+    /// What of a run of PCL is judged.
+    features: PclFeatures,
 }
 
 enum What {
@@ -152,7 +161,8 @@ fn subjects(args: &TableArgs, table: &Table) -> anyhow::Result<Vec<Subject>> {
             architectures.push(config.architecture());
         }
         let folder = recipe.to_string().replace('/', "-");
-        rows.push(Subject { name: row.name.clone(), folder, what: What::Recipe(Box::new(config)) });
+        let what = What::Recipe(Box::new(config));
+        rows.push(Subject { name: row.name.clone(), folder, what, features: row.features });
     }
     let untrained = |architecture: Architecture| {
         let (backbone, side_px) = (architecture.backbone.name(), architecture.side_px);
@@ -160,6 +170,7 @@ fn subjects(args: &TableArgs, table: &Table) -> anyhow::Result<Vec<Subject>> {
             name: format!("random weights, {backbone}"),
             folder: format!("random-{backbone}-{side_px}"),
             what: What::Untrained(architecture),
+            features: PclFeatures::Code,
         }
     };
     Ok(architectures.into_iter().map(untrained).chain(rows).collect())
@@ -188,7 +199,8 @@ impl Subject {
             What::Untrained(_) => &[][..],
             What::Recipe(_) => &stores.data,
         };
-        if let Some(scores) = known(&dir, &settings, data, &stores.probe)? {
+        let file = dir.join(scores_file(self.features));
+        if let Some(scores) = known(&file, &settings, data, &stores.probe)? {
             return Ok(Some(scores));
         }
         if !args.shard.is_none_or(|shard| shard.has(&self.folder, &seed.to_string())) {
@@ -200,7 +212,7 @@ impl Subject {
         let scores = measure(&loaded, &args.probe)?;
         let (data, probe) = (data.to_vec(), stores.probe.clone());
         let judged = Judged { settings, data, probe, scores };
-        save(&dir, &judged)?;
+        save(&file, &judged)?;
         Ok(Some(judged.scores))
     }
 
@@ -224,42 +236,40 @@ impl Subject {
         let resume = dir.join(FILE_NAME).exists();
         let clips = Clips::open(&args.data, config.pairs.timing)?;
         pretrain(&config, clips, Place::alone(dir, resume), None, stop).with_context(|| self.name.clone())?;
-        Loaded::from_checkpoint(&Checkpoint::load(dir)?)
+        Loaded::with_features(&Checkpoint::load(dir)?, self.features)
     }
 }
 
 /// The scores of a run that is done; an error where they are of something else.
 fn known(
-    dir: &Path,
+    path: &Path,
     settings: &toml::Table,
     data: &[StoreMark],
     probe: &[StoreMark],
 ) -> anyhow::Result<Option<Scores>> {
-    let path = dir.join(SCORES);
     if !path.exists() {
         return Ok(None);
     }
     let at = || path.display().to_string();
-    let judged: Judged = serde_json::from_slice(&fs::read(&path).with_context(at)?).with_context(at)?;
+    let judged: Judged = serde_json::from_slice(&fs::read(path).with_context(at)?).with_context(at)?;
     if let Some((key, was, now)) = config::difference(&judged.settings, settings) {
-        bail!("{}: it has {key} = {was}, not {now}: choose another --out, or remove it", dir.display());
+        bail!("{}: it has {key} = {was}, not {now}: choose another --out, or remove it", path.display());
     }
     let sums = |marks: &[StoreMark]| marks.iter().map(|mark| mark.checksum).collect::<Vec<_>>();
     ensure!(
         sums(&judged.data) == sums(data),
         "{}: it was trained on other stores than these: choose another --out, or remove it",
-        dir.display()
+        path.display()
     );
     ensure!(
         sums(&judged.probe) == sums(probe),
-        "{}: it was judged on other stores ({}): choose another --out, or remove {SCORES}",
-        dir.display(),
+        "{}: it was judged on other stores ({}): choose another --out, or remove it",
+        path.display(),
         judged.probe.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>().join(", ")
     );
     Ok(Some(judged.scores))
 }
 
-fn save(dir: &Path, judged: &Judged) -> anyhow::Result<()> {
-    let path = dir.join(SCORES);
-    files::replace(&path, &serde_json::to_vec(judged)?).with_context(|| path.display().to_string())
+fn save(path: &Path, judged: &Judged) -> anyhow::Result<()> {
+    files::replace(path, &serde_json::to_vec(judged)?).with_context(|| path.display().to_string())
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::measure::Measure;
 use crate::config;
+use crate::nets::PclFeatures;
 use crate::pretrain::Recipe;
 
 macro_rules! embedded {
@@ -16,8 +17,9 @@ macro_rules! embedded {
 }
 
 /// A table's name and text.
-const TABLES: [(&str, &str); 10] = embedded![
-    "sslfer-1", "sslfer-2", "sslfer-4", "pcl-1", "pcl-5", "pcl-6", "clp-1", "clp-4", "fabnet", "methods"
+const TABLES: [(&str, &str); 11] = embedded![
+    "sslfer-1", "sslfer-2", "sslfer-4", "pcl-1", "pcl-5", "pcl-6", "pcl-7", "clp-1", "clp-4", "fabnet",
+    "methods"
 ];
 
 /// A table that comes with the program.
@@ -89,6 +91,9 @@ pub struct Row {
     /// The recipe that trains it.
     #[serde(deserialize_with = "recipe")]
     pub recipe: Recipe,
+    /// What of a run of PCL is judged.
+    #[serde(default)]
+    pub features: PclFeatures,
     /// The published figures, one a column; NaN for one that there is not.
     #[serde(default)]
     pub published: Vec<f64>,

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor, nn, no_grad};
 
 use super::sslfer::false_negatives;
 use super::*;
-use crate::nets::{After, Backbone, Mlp, Phase, Precision};
+use crate::nets::{After, Backbone, Mlp, PclFeatures, Phase, Precision};
 use crate::optim::named_parameters;
 
 const PAIRS: i64 = 6;

@@ -247,3 +247,31 @@ fn reconstruction_asks_for_the_picture_of_the_pose_whatever_face_it_is_given() {
     let ours = method.loss(0, &views, &ALONE).unwrap().parts[0].double_value(&[]);
     assert!((ours - expected).abs() < 1e-9, "{ours} {expected}");
 }
+
+#[test]
+fn features_of_table_7_are_those_of_the_branches() {
+    let (vs, method) = pcl(SMALL);
+    let views = random(&[PAIRS, 3, i64::from(SIDE_PX), i64::from(SIDE_PX)], 4);
+    let of = |features| {
+        let mut own = tch::nn::VarStore::new(Device::Cpu);
+        let encoder = Encoder::pcl(&own.root(), SIDE_PX, features);
+        own.double();
+        let saved = vs.variables();
+        for (name, mut variable) in own.variables() {
+            no_grad(|| variable.copy_(&saved[&name]));
+        }
+        no_grad(|| encoder.forward(&views, Phase::Eval, Precision::F32))
+    };
+    let FaceAndPose { face, pose } = no_grad(|| method.face_and_pose(&views, Phase::Eval)).unwrap();
+    let code = no_grad(|| method.encoder().forward(&views, Phase::Eval, Precision::F32));
+    let expected = [
+        (PclFeatures::Code, code),
+        (PclFeatures::Face, face.shallow_clone()),
+        (PclFeatures::Pose, pose.shallow_clone()),
+        (PclFeatures::Both, face + pose),
+    ];
+    for (features, expected) in expected {
+        let difference = (of(features) - expected).abs().max().double_value(&[]);
+        assert!(difference < 1e-12, "{features:?}: {difference}");
+    }
+}
