@@ -9,8 +9,11 @@ pub(crate) const FILE_NAME: &str = "commands.txt";
 
 /// The command line of this process as a shell takes it.
 pub(crate) fn line() -> String {
-    let args: Vec<String> =
-        std::env::args().enumerate().map(|(place, arg)| if place == 0 { base(&arg) } else { arg }).collect();
+    let args: Vec<String> = std::env::args_os()
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .enumerate()
+        .map(|(place, arg)| if place == 0 { base(&arg) } else { arg })
+        .collect();
     // What a shell cannot take, an argument with a zero byte, no process is given.
     shlex::try_join(args.iter().map(String::as_str)).unwrap_or_default()
 }

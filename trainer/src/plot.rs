@@ -81,6 +81,10 @@ pub(crate) fn points(axes: Axes<'_>, points: &[Point]) -> Result<String, Problem
         let deviation = deviation.unwrap_or(0.0);
         [(*x, y - deviation), (*x, y + deviation)]
     });
+    // Names stand to the right of their places.
+    let xs = || points.iter().map(|point| point.at.0);
+    let (low, high) = (xs().fold(f64::INFINITY, f64::min), xs().fold(f64::NEG_INFINITY, f64::max));
+    let reach = reach.chain(points.first().map(|point| (high + 0.4 * (high - low), point.at.1)));
     chart(axes, reach, |chart| {
         for (number, Point { name, at: (x, y), deviation }) in points.iter().enumerate() {
             let (x, y, colour) = (*x, *y, colour(number, points.len()));

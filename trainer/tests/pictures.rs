@@ -79,7 +79,7 @@ fn pictures_are_drawn_of_every_method_and_reported() {
     assert_eq!(size(dir.join("album/time.png")), tile(5, 9));
     // Target, put together, and of two sources each the picture and its share.
     assert_eq!(size(dir.join("album/fabnet-0-method.png")), tile(6, 2));
-    assert_eq!(size(dir.join("album/pcl-0-method.png")), tile(5, 2));
+    assert_eq!(size(dir.join("album/pcl-0-method.png")), tile(6, 2));
     assert_eq!(size(dir.join("album/autoencoder-0-method.png")), tile(2, 2));
     assert_eq!(size(dir.join("album/simclr-0-neighbours.png")).1, tile(1, 2).1);
     let map = fs::read_to_string(dir.join("album/simclr-0-map.svg")).unwrap();

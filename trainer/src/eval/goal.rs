@@ -249,7 +249,7 @@ pub(super) fn knn<G: Goal>(
 ///
 /// # Errors
 /// Where one is not finite: counted, it would pass for an answer.
-pub(super) fn finite(outputs: Tensor) -> anyhow::Result<Tensor> {
+pub(crate) fn finite(outputs: Tensor) -> anyhow::Result<Tensor> {
     ensure!(
         outputs.isfinite().all().int64_value(&[]) == 1,
         "some outputs are not finite: the encoder's weights or the training diverged (lower its learning rate)"

@@ -29,6 +29,7 @@ use semblance_face::labels::ACTION_UNITS;
 use serde::{Deserialize, Serialize};
 use tch::nn;
 
+pub(crate) use self::goal::finite;
 use self::goal::{Goal, Stores};
 use self::subject::Subject;
 use crate::checkpoint::Checkpoint;

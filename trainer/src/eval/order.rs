@@ -7,6 +7,7 @@ use std::fmt;
 use anyhow::ensure;
 use serde::Serialize;
 
+use super::goal::finite;
 use super::subject::Subject;
 use super::{EvalArgs, Protocol};
 use crate::checkpoint::floats;
@@ -22,7 +23,7 @@ pub struct OrderReport {
     pub protocol: &'static str,
     /// The split that was scored.
     pub split: &'static str,
-    /// Videos with at least three frames.
+    /// Videos with frames at two gaps at least.
     pub n: u64,
     /// Pairs of frames in all.
     pub pairs: u64,
@@ -35,7 +36,7 @@ pub struct OrderReport {
 /// Runs the task.
 ///
 /// # Errors
-/// Where no video of the split has three frames within the time, or the protocol is none of this task.
+/// Where no video of the split has frames at two gaps within the time, or the protocol is none of this task.
 pub(super) fn judge(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow::Result<OrderReport> {
     ensure!(
         args.protocol == Protocol::Knn,
@@ -48,14 +49,14 @@ pub(super) fn judge(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow
         let record = store.record(frame);
         videos.entry(record.video_index()).or_default().push((record.t_secs(), row));
     }
-    let embeddings = unit_rows(&subject.embed(store, &frames)?.into_tensor());
+    let embeddings = unit_rows(&finite(subject.embed(store, &frames)?.into_tensor())?);
     let dim = embeddings.size()[1] as usize;
     let values = floats(&embeddings)?;
     let rows: Vec<&[f32]> = values.chunks_exact(dim).collect();
     let (mut sum, mut n, mut pairs) = (0.0, 0, 0);
     for video in videos.values() {
         let (gaps, distances) = gaps_and_distances(video, &rows, args.within_secs);
-        if gaps.len() >= 3 {
+        if gaps.iter().any(|gap| *gap != gaps[0]) {
             sum += spearman(&gaps, &distances);
             n += 1;
             pairs += gaps.len() as u64;
@@ -63,7 +64,7 @@ pub(super) fn judge(args: &EvalArgs, subject: &Subject, store: &Store) -> anyhow
     }
     ensure!(
         n > 0,
-        "{}: no video of the {} split has three frames within --within-secs {}",
+        "{}: no video of the {} split has frames at two different gaps within --within-secs {}: raise it",
         store.dir().display(),
         args.split.name(),
         args.within_secs

@@ -108,6 +108,11 @@ impl Method {
         matches!(self, Self::SimClr | Self::Moco | Self::Byol | Self::SimSiam | Self::Sslfer)
     }
 
+    /// Whether [`Objective::show`] has something to show.
+    pub const fn makes_pictures(self) -> bool {
+        matches!(self, Self::Pcl | Self::FabNet | Self::Autoencoder | Self::FaceCycle)
+    }
+
     /// Whether other pictures of the same batch repel, which hard negatives and false negatives are about.
     pub const fn has_negatives_in_batch(self) -> bool {
         matches!(self, Self::SimClr | Self::Sslfer)

@@ -548,6 +548,7 @@ impl Objective for Pcl {
             ("pose flipped", &own.face, &mirrored.pose),
             ("face alone", &own.face, &nothing),
             ("pose alone", &nothing, &own.pose),
+            ("flipped alone", &nothing, &mirrored.pose),
         ];
         let made = made
             .into_iter()

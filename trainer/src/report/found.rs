@@ -1,11 +1,10 @@
 //! What folders hold that a report can tell of.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -85,7 +84,7 @@ impl Found {
         let folder = path.parent().unwrap_or(path).to_owned();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name == checkpoint::FILE_NAME {
-            let run = RunFound::read(&folder, path)?;
+            let run = RunFound::read(&folder, path, &mut self.left_out)?;
             self.runs.insert(folder, run);
         } else if name == saliency::FILE_NAME {
             let album = serde_json::from_slice(&fs::read(path)?)?;
@@ -106,7 +105,8 @@ impl Found {
 }
 
 impl RunFound {
-    fn read(folder: &Path, checkpoint: &Path) -> anyhow::Result<Self> {
+    /// What is damaged beside the checkpoint goes to `left_out`.
+    fn read(folder: &Path, checkpoint: &Path, left_out: &mut Vec<String>) -> anyhow::Result<Self> {
         let hash = Sha256::digest(fs::read(checkpoint)?);
         let meta = Checkpoint::load(checkpoint)?.meta;
         let commands = match fs::read_to_string(folder.join(command::FILE_NAME)) {
@@ -116,25 +116,52 @@ impl RunFound {
         Ok(Self {
             meta,
             hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
-            metrics: lines(&folder.join("metrics.jsonl"))?,
-            online: lines(&folder.join("online.jsonl"))?,
+            metrics: lines(&folder.join("metrics.jsonl"), left_out),
+            online: lines(&folder.join("online.jsonl"), left_out),
             commands,
         })
     }
 }
 
-/// The lines of a file of JSON lines; none where there is no file. What a run that is under way wrote of its last line is left.
-fn lines<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Vec<T>> {
-    let Ok(file) = File::open(path) else { return Ok(Vec::new()) };
-    let mut lines = BufReader::new(file).lines().peekable();
+/// The lines of a file of JSON lines; none where there is no file. What a run that is under way wrote of its last line is left; what is
+/// damaged otherwise, too, and that is told.
+fn lines<T: DeserializeOwned>(path: &Path, left_out: &mut Vec<String>) -> Vec<T> {
+    let Ok(text) = fs::read(path) else { return Vec::new() };
     let mut values = Vec::new();
+    let mut damaged = 0;
+    let mut lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).peekable();
     while let Some(line) = lines.next() {
-        let at = || format!("{}, line {}", path.display(), values.len() + 1);
-        match serde_json::from_str(&line.with_context(at)?) {
+        match serde_json::from_slice(line) {
             Ok(value) => values.push(value),
-            Err(_) if lines.peek().is_none() => break,
-            Err(error) => return Err(error).with_context(at),
+            Err(_) if lines.peek().is_none() => {}
+            Err(_) => damaged += 1,
         }
     }
-    Ok(values)
+    if damaged > 0 {
+        left_out.push(format!("{}: {damaged} damaged lines", path.display()));
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn damaged_lines_are_told_and_the_rest_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        // A loss that is not a number, and a line that is still being written.
+        fs::write(&path, "{\"a\":1}\n{\"a\":null}\n{\"a\":3}\n{\"a").unwrap();
+        #[derive(serde::Deserialize)]
+        struct A {
+            a: f64,
+        }
+        let mut left_out = Vec::new();
+        let values: Vec<f64> = lines::<A>(&path, &mut left_out).into_iter().map(|line| line.a).collect();
+        assert_eq!(values, [1.0, 3.0]);
+        assert!(left_out.len() == 1 && left_out[0].contains("1 damaged"), "{left_out:?}");
+        assert!(lines::<A>(&dir.path().join("none"), &mut left_out).is_empty() && left_out.len() == 1);
+    }
 }

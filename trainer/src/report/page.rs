@@ -7,7 +7,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use pulldown_cmark::{Options, Parser};
+use pulldown_cmark::{Event, Options, Parser};
 use serde_json::Value;
 
 use super::found::{Found, RunFound};
@@ -71,7 +71,7 @@ impl Page {
             .parts
             .iter()
             .map(|part| match part {
-                Part::Text(text) => text.trim().to_owned(),
+                Part::Text(text) => text.trim_matches('\n').to_owned(),
                 Part::Picture(picture, about) => {
                     format!("![{0}]({1})\n\n*{0}*", plain(about), place(picture))
                 }
@@ -189,20 +189,20 @@ impl Page {
         }
         self.text(text);
         // Seeds of one row are lines of one chart.
-        let mut groups: BTreeMap<String, Vec<(&Path, &RunFound)>> = BTreeMap::new();
+        let mut groups: BTreeMap<(&Path, String), Vec<(&Path, &RunFound)>> = BTreeMap::new();
         for (path, run) in runs {
-            let name = stem(path);
+            let name = name_of(path);
             let group = match name.rsplit_once('-') {
                 Some((group, seed)) if seed.parse::<u64>().is_ok() => group.to_owned(),
                 _ => name,
             };
-            groups.entry(group).or_default().push((path.as_path(), run));
+            groups.entry((path.parent().unwrap_or(path), group)).or_default().push((path.as_path(), run));
         }
-        for (group, runs) in groups {
+        for ((_, group), runs) in groups {
             let lines: Vec<Line> = runs
                 .iter()
                 .map(|(path, run)| Line {
-                    name: stem(path),
+                    name: name_of(path),
                     points: run.metrics.iter().map(|m| (m.step as f64, m.loss)).collect(),
                 })
                 .filter(|line| !line.points.is_empty())
@@ -215,7 +215,7 @@ impl Page {
                 .iter()
                 .flat_map(|(path, run)| {
                     let line = |name: &str, score: fn(&crate::pretrain::OnlineScores) -> f64| Line {
-                        name: format!("{} {name}", stem(path)),
+                        name: format!("{} {name}", name_of(path)),
                         points: run.online.iter().map(|o| (o.step as f64, score(o))).collect(),
                     };
                     [line("linear", |o| o.scores.linear), line("kNN", |o| o.scores.knn)]
@@ -276,7 +276,12 @@ fn fall(run: &RunFound) -> String {
     }
 }
 
-/// A file's or folder's name without its extension.
+/// A folder's name.
+fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
+
+/// A file's name without its extension.
 fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
@@ -316,7 +321,12 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em a
 /// One page with everything in it.
 pub(super) fn html(title: &str, markdown: &str) -> String {
     let mut body = String::new();
-    pulldown_cmark::html::push_html(&mut body, Parser::new_ext(markdown, Options::ENABLE_TABLES));
+    // What stands in files is text: HTML in it stays what it says.
+    let events = Parser::new_ext(markdown, Options::ENABLE_TABLES).map(|event| match event {
+        Event::Html(text) | Event::InlineHtml(text) => Event::Text(text),
+        event => event,
+    });
+    pulldown_cmark::html::push_html(&mut body, events);
     let title = title.replace('&', "&amp;").replace('<', "&lt;");
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n\
@@ -349,7 +359,7 @@ mod tests {
             }],
             rows: vec![
                 row("random weights", 0.1, None),
-                row("SimCLR", 0.25, Some(71.06)),
+                row("SimCLR <script>", 0.25, Some(71.06)),
                 row("PCL", 0.5, Some(74.47)),
             ],
             orders: vec!["The order holds.".to_owned()],
@@ -389,7 +399,10 @@ mod tests {
                 && html.contains("Table &lt;5&gt;")
                 && html.contains("x&lt;y&gt;")
         );
-        assert!(html.contains("trainer table pcl-5 --out 'my tables'") && !html.contains("src=\"pictures"));
+        assert!(
+            html.contains("<pre><code>trainer table pcl-5 --out 'my tables'\n</code></pre>")
+                && !html.contains("src=\"pictures")
+        );
         let pictures: Vec<&str> = page.pictures().map(|p| p.name.as_str()).collect();
         assert_eq!(pictures, ["001-pcl-5.svg", "002-people.png"]);
     }

@@ -7,12 +7,12 @@ mod turned;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use rand::SeedableRng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
@@ -134,9 +134,10 @@ impl Run {
 pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
     let store = Store::open(&args.data)?;
     let chosen = Chosen::new(&store, args)?;
-    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let mut album = Album { data: Some(StoreMark::of(&store)), ..Album::default() };
     let runs = open_runs(args)?;
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let path = args.out.join(FILE_NAME);
+    let mut album = Album { data: Some(StoreMark::of(&store)), ..Album::default() };
     let wants = |kind| args.only.is_empty() || args.only.contains(&kind);
     if wants(Kind::Cam) {
         cams(args, &store, &chosen, &runs, &mut album)?;
@@ -145,8 +146,9 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
         if wants(Kind::Method) {
             made(args, &store, &chosen, run, &mut album)?;
         }
-        if wants(Kind::Neighbours) {
-            let grid = neighbours::grid(&store, args.split, &chosen.people, run)?;
+        if wants(Kind::Neighbours)
+            && let Some(grid) = asked(args, neighbours::grid(&store, args.split, &chosen.people, run))?
+        {
             let page = Page {
                 file: format!("{}-neighbours.png", run.name),
                 about: format!(
@@ -157,8 +159,9 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
             tiles::write_png(&grid, &args.out.join(&page.file))?;
             album.pages.push(page);
         }
-        if wants(Kind::Map) {
-            let svg = scatter::svg(&store, args.split, run)?;
+        if wants(Kind::Map)
+            && let Some(svg) = asked(args, scatter::svg(&store, args.split, run))?
+        {
             let page = Page {
                 file: format!("{}-map.svg", run.name),
                 about: format!("{}: t-SNE of the embeddings, by expression and by person.", run.name),
@@ -168,7 +171,7 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
             album.pages.push(page);
         }
     }
-    let path = args.out.join(FILE_NAME);
+    album.add_earlier(&path)?;
     files::replace(&path, &serde_json::to_vec_pretty(&album)?).with_context(|| path.display().to_string())?;
     if args.json {
         println!("{}", serde_json::to_string(&album)?);
@@ -183,20 +186,67 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What was drawn; where nobody asked for this kind by name, nothing, and why, where it cannot be.
+fn asked<T>(args: &SaliencyArgs, drawn: anyhow::Result<T>) -> anyhow::Result<Option<T>> {
+    match drawn {
+        Ok(drawn) => Ok(Some(drawn)),
+        Err(error) if args.only.is_empty() => {
+            eprintln!("left out: {error:#}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Album {
+    /// Keeps the pages of an earlier call into the same folder that this one did not draw again.
+    ///
+    /// # Errors
+    /// Where the earlier one cannot be read, or is of another store.
+    fn add_earlier(&mut self, path: &Path) -> anyhow::Result<()> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let at = || format!("{}: remove it, or choose another --out", path.display());
+        let earlier: Self = serde_json::from_slice(&fs::read(path).with_context(at)?).with_context(at)?;
+        ensure!(
+            earlier.data == self.data,
+            "{}: it is of another store: choose another --out",
+            path.display()
+        );
+        let kept =
+            earlier.pages.into_iter().filter(|page| self.pages.iter().all(|own| own.file != page.file));
+        self.pages = kept.collect::<Vec<_>>().into_iter().chain(self.pages.drain(..)).collect();
+        for (name, turned) in earlier.turned {
+            self.turned.entry(name).or_insert(turned);
+        }
+        Ok(())
+    }
+}
+
 /// The runs, each by a name of its own.
 fn open_runs(args: &SaliencyArgs) -> anyhow::Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     for path in &args.checkpoint {
         let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(path) };
         let stem = folder.file_name().map_or_else(|| "run".to_owned(), |n| n.to_string_lossy().into_owned());
-        let same =
-            runs.iter().filter(|run| run.name == stem || run.name.starts_with(&format!("{stem}."))).count();
-        let name = if same == 0 { stem } else { format!("{stem}.{}", same + 1) };
+        let name = fresh_name(&stem, |name| runs.iter().any(|run| run.name == name));
         let checkpoint = Checkpoint::load(path)?;
         let loaded = Loaded::from_checkpoint(&checkpoint)?;
         runs.push(Run { name, checkpoint, loaded });
     }
     Ok(runs)
+}
+
+/// The first of `stem`, `stem.2`, `stem.3` and so on that is not taken.
+fn fresh_name(stem: &str, taken: impl Fn(&str) -> bool) -> String {
+    let mut name = stem.to_owned();
+    let mut number = 1;
+    while taken(&name) {
+        number += 1;
+        name = format!("{stem}.{number}");
+    }
+    name
 }
 
 /// Frames that are shown.
@@ -317,16 +367,22 @@ fn made(
     run: &Run,
     album: &mut Album,
 ) -> anyhow::Result<()> {
-    let Some(config) = pretraining(&run.checkpoint)? else { return Ok(()) };
+    let Some(config) = pretraining(&run.checkpoint)?.filter(|c| c.method.makes_pictures()) else {
+        return Ok(());
+    };
     let vs = nn::VarStore::new(training_device());
     let mut objective = method::build(&config, &vs).with_context(|| run.name.clone())?;
-    run.checkpoint.restore(&vs)?;
+    run.checkpoint.restore_average(&vs)?;
     objective.restored();
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let mut views = vec![run.crops(store, &chosen.people)?];
     while views.len() < method::sampling(&config).frames() {
-        let other = |video: &Vec<usize>| video[rng.random_range(0..video.len())];
-        let others: Vec<usize> = chosen.video.iter().map(other).collect();
+        // Another frame of the video; the picture itself where it is alone.
+        let other = |(&own, video): (&usize, &Vec<usize>)| {
+            let others: Vec<usize> = video.iter().copied().filter(|frame| *frame != own).collect();
+            others.choose(&mut rng).copied().unwrap_or(own)
+        };
+        let others: Vec<usize> = chosen.people.iter().zip(&chosen.video).map(other).collect();
         views.push(run.crops(store, &others)?);
     }
     let shown = no_grad(|| objective.show(&views));
@@ -354,8 +410,23 @@ fn made(
 
 /// The settings that a run was pretrained with; `None` for one that was fine-tuned.
 fn pretraining(checkpoint: &Checkpoint) -> anyhow::Result<Option<PretrainConfig>> {
-    if !checkpoint.meta.labels.is_empty() {
+    if checkpoint.meta.method == "finetune" {
         return Ok(None);
     }
     Ok(Some(config::parse(checkpoint.meta.config.clone(), "the run's settings")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_runs_do_not_meet() {
+        let mut names: Vec<String> = Vec::new();
+        for stem in ["exp.2", "exp", "exp", "exp.2"] {
+            let name = fresh_name(stem, |name| names.iter().any(|other| other == name));
+            names.push(name);
+        }
+        assert_eq!(names, ["exp.2", "exp", "exp.3", "exp.2.2"]);
+    }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use bhtsne::tSNE;
 use semblance_face::labels::Expression;
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::Run;
 use crate::checkpoint::floats;
+use crate::eval::finite;
 use crate::ntxent::unit_rows;
 use crate::plot::{self, Class};
 use crate::store::{Record, Split, Store};
@@ -67,9 +68,10 @@ pub(super) fn svg(store: &Store, split: Split, run: &Run) -> anyhow::Result<Stri
 /// Those of libtorch.
 fn arrange(embeddings: &Tensor) -> anyhow::Result<Vec<[f32; 2]>> {
     const START: f64 = 1e-4;
-    let unit = unit_rows(embeddings);
+    // Solvers on GPUs are libraries of their own.
+    let unit = unit_rows(&finite(embeddings.to_device(Device::Cpu))?);
     let centred = &unit - unit.mean_dim([0].as_slice(), true, None);
-    let (u, s, _) = centred.svd(true, true);
+    let (u, s, _) = centred.f_svd(true, true)?;
     let components = u * s.unsqueeze(0);
     let count = COMPONENTS.min(components.size()[1]);
     let components = components.narrow(1, 0, count).contiguous();

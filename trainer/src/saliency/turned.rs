@@ -95,20 +95,19 @@ pub(super) fn measure(
     if config.method != Method::Pcl || !config.pcl.disentangle {
         return Ok(None);
     }
-    let landmarker = Bundle::open(&args.bundle).ok().and_then(|bundle| {
-        let entry = bundle.manifest().landmarks.as_ref()?.input_side_px;
-        Landmarker::new(bundle.landmarks_onnx()?, entry).ok()
-    });
-    let Some(mut landmarker) = landmarker else {
-        eprintln!(
-            "{}: no bundle with landmarks: how heads are turned is not measured",
-            args.bundle.display()
-        );
+    if !args.bundle.exists() {
+        eprintln!("{}: no bundle: how heads are turned is not measured", args.bundle.display());
+        return Ok(None);
+    }
+    let bundle = Bundle::open(&args.bundle)?;
+    let Some((onnx, entry)) = bundle.landmarks_onnx().zip(bundle.manifest().landmarks.as_ref()) else {
+        eprintln!("{}: it finds no landmarks: how heads are turned is not measured", args.bundle.display());
         return Ok(None);
     };
+    let mut landmarker = Landmarker::new(onnx, entry.input_side_px)?;
     let vs = nn::VarStore::new(training_device());
     let pcl = Pcl::new(Build::of(config, &vs), config.projection, config.pcl);
-    run.checkpoint.restore(&vs)?;
+    run.checkpoint.restore_average(&vs)?;
     let frames = store.split(args.split);
     let frames: Vec<usize> = frames.iter().copied().step_by(frames.len().div_ceil(MOST)).collect();
     let (mut yaws, mut without_face) = (Vec::new(), 0);

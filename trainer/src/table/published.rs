@@ -80,6 +80,9 @@ pub struct Column {
     pub name: String,
     /// What of ours it is set beside.
     pub measure: Measure,
+    /// Whether less is better, there and here.
+    #[serde(default)]
+    pub lower_is_better: bool,
 }
 
 /// A row of a table.

@@ -89,11 +89,9 @@ impl Sheet {
             if pairs.len() < 2 {
                 return None;
             }
-            // An error is better where it is less, published or ours.
-            let (published_errors, our_errors) = (column.name.contains("MAE"), column.measure.is_an_error());
-            let better = |value: f64, is_error: bool| if is_error { -value } else { value };
-            let theirs: Vec<f64> = pairs.iter().map(|p| better(p.1, published_errors)).collect();
-            let ours: Vec<f64> = pairs.iter().map(|p| better(p.2.mean, our_errors)).collect();
+            let better = |value: f64| if column.lower_is_better { -value } else { value };
+            let theirs: Vec<f64> = pairs.iter().map(|p| better(p.1)).collect();
+            let ours: Vec<f64> = pairs.iter().map(|p| better(p.2.mean)).collect();
             let best = |values: &[f64]| {
                 let place = (0..values.len()).max_by(|&a, &b| values[a].total_cmp(&values[b]))?;
                 Some(self.names[pairs[place].0].as_str())
