@@ -153,8 +153,7 @@ mod tests {
     fn frames_along_an_arc_are_in_order_as_far_as_they_are_compared() {
         // Ten frames a second, each turned by a tenth; after the tenth the way goes back.
         let turned = |angle: f32| [angle.cos(), angle.sin()];
-        let rows: Vec<[f32; 2]> =
-            (0..20).map(|i| turned(0.1 * (10 - (10 - i as i32).abs()) as f32)).collect();
+        let rows: Vec<[f32; 2]> = (0..20).map(|i| turned(0.1 * (10 - (10i32 - i).abs()) as f32)).collect();
         let rows: Vec<&[f32]> = rows.iter().map(|row| &row[..]).collect();
         let video: Vec<(f64, usize)> = (0..10).map(|i| (i as f64 / 10.0, i)).collect();
         let (gaps, distances) = gaps_and_distances(&video, &rows, 9.0);

@@ -251,7 +251,7 @@ impl Page {
                 let extension = if page.file.ends_with(".svg") { "svg" } else { "png" };
                 match fs::read(folder.join(name)) {
                     Ok(bytes) => {
-                        self.picture(&stem(Path::new(&page.file)), extension, bytes, page.about.clone())
+                        self.picture(&stem(Path::new(&page.file)), extension, bytes, page.about.clone());
                     }
                     Err(error) => self.text(plain(&format!("{}: not there: {error}", page.file))),
                 }
