@@ -69,8 +69,7 @@ pub struct StoreMark {
 impl StoreMark {
     /// That of a store as it is.
     pub fn of(store: &Store) -> Self {
-        let name = store.dir().file_name().map(|name| name.to_string_lossy().into_owned());
-        Self { name: name.unwrap_or_default(), frames: store.header().frames, checksum: store.checksum() }
+        Self { name: files::name_of(store.dir()), frames: store.header().frames, checksum: store.checksum() }
     }
 }
 
@@ -164,9 +163,17 @@ impl<M: DeserializeOwned> Checkpoint<M> {
         let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
         let bytes =
             std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        Self::parse(path, &bytes)
+    }
+
+    /// A checkpoint whose file is read already.
+    ///
+    /// # Errors
+    /// [`CheckpointError`], which names the file.
+    pub fn parse(path: PathBuf, bytes: &[u8]) -> Result<Self, CheckpointError> {
         let malformed = |reason: String| CheckpointError::Malformed { path: path.clone(), reason };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
-        let container = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| malformed(e.to_string()))?;
+        let container = SafeTensors::deserialize(bytes).map_err(|e| malformed(e.to_string()))?;
         let json = header
             .metadata()
             .as_ref()

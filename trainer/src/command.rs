@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::files;
+
 /// The file in a run's folder with the command lines that wrote it, the first one first.
 pub(crate) const FILE_NAME: &str = "commands.txt";
 
@@ -12,17 +14,11 @@ pub(crate) fn line() -> String {
     let args: Vec<String> = std::env::args_os()
         .map(|arg| arg.to_string_lossy().into_owned())
         .enumerate()
-        .map(|(place, arg)| if place == 0 { base(&arg) } else { arg })
+        // A program by its name alone: where it lies is the machine's business.
+        .map(|(place, arg)| if place == 0 { files::name_of(Path::new(&arg)) } else { arg })
         .collect();
     // What a shell cannot take, an argument with a zero byte, no process is given.
     shlex::try_join(args.iter().map(String::as_str)).unwrap_or_default()
-}
-
-/// A program by its name alone: where it lies is the machine's business.
-fn base(program: &str) -> String {
-    Path::new(program)
-        .file_name()
-        .map_or_else(|| program.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Adds the command line to those that wrote to the folder.

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
+use anyhow::Context;
+
 /// Puts `bytes` in the place of the file at `path`: written beside it, synced, renamed. One that was there stays where that
 /// fails.
 ///
@@ -20,6 +22,19 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.as_file().sync_all()?;
     file.persist(path)?;
     File::open(folder)?.sync_all()
+}
+
+/// The same, with the file's name in the error.
+///
+/// # Errors
+/// Names the file that cannot be written.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    replace(path, bytes).with_context(|| path.display().to_string())
+}
+
+/// The last part of a path; nothing where it has none.
+pub(crate) fn name_of(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -106,11 +106,7 @@ pub(crate) fn points(axes: Axes<'_>, points: &[Point]) -> Result<String, Problem
 /// # Errors
 /// What the library says.
 pub(crate) fn planes(panels: &[(String, Vec<Class>)]) -> Result<String, Problem> {
-    let mut svg = String::new();
-    {
-        let size = (SIZE.0 * panels.len() as u32, SIZE.0 - 80);
-        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
-        root.fill(&WHITE).map_err(|e| e.to_string())?;
+    drawn((SIZE.0 * panels.len() as u32, SIZE.0 - 80), |root| {
         for (area, (title, classes)) in root.split_evenly((1, panels.len())).iter().zip(panels) {
             let axes = Axes { title, x: "", y: "" };
             let all = classes.iter().flat_map(|class| class.points.iter().copied());
@@ -126,6 +122,17 @@ pub(crate) fn planes(panels: &[(String, Vec<Class>)]) -> Result<String, Problem>
                 Ok(true)
             })?;
         }
+        Ok(())
+    })
+}
+
+/// What is drawn on white, as SVG.
+fn drawn(size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<(), Problem>) -> Result<String, Problem> {
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE).map_err(|e| e.to_string())?;
+        draw(&root)?;
         root.present().map_err(|e| e.to_string())?;
     }
     Ok(svg)
@@ -143,14 +150,7 @@ fn chart(
     reach: impl Iterator<Item = (f64, f64)>,
     draw: impl FnOnce(&mut Chart<'_, '_>) -> Result<bool, Problem>,
 ) -> Result<String, Problem> {
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(|e| e.to_string())?;
-        on(&root, axes, reach, true, draw)?;
-        root.present().map_err(|e| e.to_string())?;
-    }
-    Ok(svg)
+    drawn(SIZE, |root| on(root, axes, reach, true, draw))
 }
 
 fn on<'b>(

@@ -345,32 +345,29 @@ impl Loaded {
     /// # Errors
     /// Where it lacks a weight.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
-        let meta = &checkpoint.meta;
-        let vs = nn::VarStore::new(training_device());
-        let encoder = meta.backbone.at(meta.side_px).build(&(vs.root() / "encoder"));
-        checkpoint.restore_average(&vs)?;
-        Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
+        Self::with_features(checkpoint, PclFeatures::Code)
     }
 
-    /// The encoder of a run of PCL with these features.
+    /// The same of a run of PCL with these features.
     ///
     /// # Errors
     /// Where the run is not of PCL, has no branches, or lacks a weight.
     pub fn with_features(checkpoint: &Checkpoint, features: PclFeatures) -> anyhow::Result<Self> {
-        let loaded = Self::from_checkpoint(checkpoint)?;
-        if features == PclFeatures::Code {
-            return Ok(loaded);
-        }
         let meta = &checkpoint.meta;
-        ensure!(
-            meta.method == Method::Pcl.name() && checkpoint.tensor("model.pose.first.weight").is_ok(),
-            "the run ({}) has no branches of face and pose: --pcl-features is for runs of pcl with pcl.disentangle",
-            meta.method
-        );
         let vs = nn::VarStore::new(training_device());
-        let encoder = TrainedEncoder::pcl(&vs.root(), meta.side_px, features);
+        let encoder = match features {
+            PclFeatures::Code => meta.backbone.at(meta.side_px).build(&(vs.root() / "encoder")),
+            PclFeatures::Face | PclFeatures::Pose | PclFeatures::Both => {
+                ensure!(
+                    meta.method == Method::Pcl.name() && checkpoint.tensor("model.pose.first.weight").is_ok(),
+                    "the run ({}) has no branches of face and pose: --pcl-features is for runs of pcl with pcl.disentangle",
+                    meta.method
+                );
+                TrainedEncoder::pcl(&vs.root(), meta.side_px, features)
+            }
+        };
         checkpoint.restore_average(&vs)?;
-        Ok(Self { vs, encoder, ..loaded })
+        Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
     }
 
     /// How it wants its input.

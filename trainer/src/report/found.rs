@@ -107,8 +107,9 @@ impl Found {
 impl RunFound {
     /// What is damaged beside the checkpoint goes to `left_out`.
     fn read(folder: &Path, checkpoint: &Path, left_out: &mut Vec<String>) -> anyhow::Result<Self> {
-        let hash = Sha256::digest(fs::read(checkpoint)?);
-        let meta = Checkpoint::load(checkpoint)?.meta;
+        let bytes = fs::read(checkpoint)?;
+        let hash = Sha256::digest(&bytes);
+        let meta = Checkpoint::parse(checkpoint.to_owned(), &bytes)?.meta;
         let commands = match fs::read_to_string(folder.join(command::FILE_NAME)) {
             Ok(text) => text.lines().map(str::to_owned).collect(),
             Err(_) => Vec::new(),

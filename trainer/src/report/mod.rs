@@ -50,10 +50,7 @@ pub fn run(args: &ReportArgs) -> anyhow::Result<()> {
     let page = Page::of(&found, &args.title);
     let pictures = args.out.join("pictures");
     fs::create_dir_all(&pictures).with_context(|| pictures.display().to_string())?;
-    let write = |name: &str, bytes: &[u8]| {
-        let path = args.out.join(name);
-        files::replace(&path, bytes).with_context(|| path.display().to_string())
-    };
+    let write = |name: &str, bytes: &[u8]| files::put(&args.out.join(name), bytes);
     for picture in page.pictures() {
         write(&format!("pictures/{}", picture.name), &picture.bytes)?;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,7 +11,9 @@ use pulldown_cmark::{Event, Options, Parser};
 use serde_json::Value;
 
 use super::found::{Found, RunFound};
+use crate::files;
 use crate::plot::{self, Axes, Line, Point};
+use crate::pretrain::OnlineScores;
 use crate::saliency::Album;
 use crate::table::TableReport;
 
@@ -100,7 +102,15 @@ impl Page {
         }
     }
 
-    fn tables(&mut self, tables: &BTreeMap<std::path::PathBuf, TableReport>) {
+    /// A chart over steps of those lines that have points, where there are any.
+    fn lines(&mut self, title: &str, y: &str, mut lines: Vec<Line>, about: String) {
+        lines.retain(|line| !line.points.is_empty());
+        if !lines.is_empty() {
+            self.chart(title, plot::lines(Axes { title, x: "step", y }, &lines), about);
+        }
+    }
+
+    fn tables(&mut self, tables: &BTreeMap<PathBuf, TableReport>) {
         if tables.is_empty() {
             return;
         }
@@ -131,7 +141,7 @@ impl Page {
         }
     }
 
-    fn evaluations(&mut self, evaluations: &BTreeMap<std::path::PathBuf, Value>) {
+    fn evaluations(&mut self, evaluations: &BTreeMap<PathBuf, Value>) {
         if evaluations.is_empty() {
             return;
         }
@@ -157,7 +167,7 @@ impl Page {
         self.text(text);
     }
 
-    fn runs(&mut self, runs: &BTreeMap<std::path::PathBuf, RunFound>) {
+    fn runs(&mut self, runs: &BTreeMap<PathBuf, RunFound>) {
         if runs.is_empty() {
             return;
         }
@@ -191,7 +201,7 @@ impl Page {
         // Seeds of one row are lines of one chart.
         let mut groups: BTreeMap<(&Path, String), Vec<(&Path, &RunFound)>> = BTreeMap::new();
         for (path, run) in runs {
-            let name = name_of(path);
+            let name = files::name_of(path);
             let group = match name.rsplit_once('-') {
                 Some((group, seed)) if seed.parse::<u64>().is_ok() => group.to_owned(),
                 _ => name,
@@ -199,35 +209,21 @@ impl Page {
             groups.entry((path.parent().unwrap_or(path), group)).or_default().push((path.as_path(), run));
         }
         for ((_, group), runs) in groups {
-            let lines: Vec<Line> = runs
-                .iter()
-                .map(|(path, run)| Line {
-                    name: name_of(path),
-                    points: run.metrics.iter().map(|m| (m.step as f64, m.loss)).collect(),
-                })
-                .filter(|line| !line.points.is_empty())
-                .collect();
-            if !lines.is_empty() {
-                let axes = Axes { title: &group, x: "step", y: "loss" };
-                self.chart(&group, plot::lines(axes, &lines), format!("{group}: the loss."));
-            }
-            let online: Vec<Line> = runs
-                .iter()
-                .flat_map(|(path, run)| {
-                    let line = |name: &str, score: fn(&crate::pretrain::OnlineScores) -> f64| Line {
-                        name: format!("{} {name}", name_of(path)),
-                        points: run.online.iter().map(|o| (o.step as f64, score(o))).collect(),
-                    };
-                    [line("linear", |o| o.scores.linear), line("kNN", |o| o.scores.knn)]
-                })
-                .filter(|line| !line.points.is_empty())
-                .collect();
-            if !online.is_empty() {
-                let axes = Axes { title: &group, x: "step", y: "accuracy" };
-                let about =
-                    format!("{group}: accuracy of expressions by the frozen encoder while it was trained.");
-                self.chart(&group, plot::lines(axes, &online), about);
-            }
+            let losses = runs.iter().map(|(path, run)| Line {
+                name: files::name_of(path),
+                points: run.metrics.iter().map(|m| (m.step as f64, m.loss)).collect(),
+            });
+            self.lines(&group, "loss", losses.collect(), format!("{group}: the loss."));
+            let online = runs.iter().flat_map(|(path, run)| {
+                let line = |name: &str, score: fn(&OnlineScores) -> f64| Line {
+                    name: format!("{} {name}", files::name_of(path)),
+                    points: run.online.iter().map(|o| (o.step as f64, score(o))).collect(),
+                };
+                [line("linear", |o| o.scores.linear), line("kNN", |o| o.scores.knn)]
+            });
+            let about =
+                format!("{group}: accuracy of expressions by the frozen encoder while it was trained.");
+            self.lines(&group, "accuracy", online.collect(), about);
             let mut commands: Vec<&str> =
                 runs.iter().flat_map(|(_, run)| run.commands.iter().map(String::as_str)).collect();
             commands.dedup();
@@ -237,7 +233,7 @@ impl Page {
         }
     }
 
-    fn albums(&mut self, albums: &BTreeMap<std::path::PathBuf, Album>) {
+    fn albums(&mut self, albums: &BTreeMap<PathBuf, Album>) {
         if albums.is_empty() {
             return;
         }
@@ -274,11 +270,6 @@ fn fall(run: &RunFound) -> String {
             format!("{}, {}", short(mean(&losses[..tenth.min(count)])), short(mean(&losses[count - tenth..])))
         }
     }
-}
-
-/// A folder's name.
-fn name_of(path: &Path) -> String {
-    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// A file's name without its extension.

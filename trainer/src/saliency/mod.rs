@@ -119,11 +119,12 @@ struct Run {
 }
 
 impl Run {
-    /// Pictures as the encoder takes them, `[N,3,S,S]`.
-    fn crops(&self, store: &Store, frames: &[usize]) -> anyhow::Result<Tensor> {
+    /// Pictures `[N,3,S,S]` in `[0,1]`, and as the encoder takes them.
+    fn crops(&self, store: &Store, frames: &[usize]) -> anyhow::Result<(Tensor, Tensor)> {
         let InputSpec { side_px, mean, std } = self.loaded.input();
         let unit = Batch::load(store, frames.to_vec(), side_px)?.to_unit(self.loaded.vs.device());
-        Ok(normalise(&unit, mean, std))
+        let normalised = normalise(&unit, mean, std);
+        Ok((unit, normalised))
     }
 }
 
@@ -166,13 +167,12 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
                 file: format!("{}-map.svg", run.name),
                 about: format!("{}: t-SNE of the embeddings, by expression and by person.", run.name),
             };
-            let path = args.out.join(&page.file);
-            files::replace(&path, svg.as_bytes()).with_context(|| path.display().to_string())?;
+            files::put(&args.out.join(&page.file), svg.as_bytes())?;
             album.pages.push(page);
         }
     }
     album.add_earlier(&path)?;
-    files::replace(&path, &serde_json::to_vec_pretty(&album)?).with_context(|| path.display().to_string())?;
+    files::put(&path, &serde_json::to_vec_pretty(&album)?)?;
     if args.json {
         println!("{}", serde_json::to_string(&album)?);
     } else {
@@ -229,7 +229,10 @@ fn open_runs(args: &SaliencyArgs) -> anyhow::Result<Vec<Run>> {
     let mut runs: Vec<Run> = Vec::new();
     for path in &args.checkpoint {
         let folder = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(path) };
-        let stem = folder.file_name().map_or_else(|| "run".to_owned(), |n| n.to_string_lossy().into_owned());
+        let stem = match files::name_of(folder) {
+            name if name.is_empty() => "run".to_owned(),
+            name => name,
+        };
         let name = fresh_name(&stem, |name| runs.iter().any(|run| run.name == name));
         let checkpoint = Checkpoint::load(path)?;
         let loaded = Loaded::from_checkpoint(&checkpoint)?;
@@ -247,6 +250,13 @@ fn fresh_name(stem: &str, taken: impl Fn(&str) -> bool) -> String {
         name = format!("{stem}.{number}");
     }
     name
+}
+
+/// Frames of a split, at most so many, evenly over it.
+fn some_of(store: &Store, split: Split, most: usize) -> Vec<usize> {
+    let frames = store.split(split);
+    let every = frames.len().div_ceil(most).max(1);
+    frames.into_iter().step_by(every).collect()
 }
 
 /// Frames that are shown.
@@ -319,7 +329,7 @@ fn cams(
         let mut rows = vec![pictures(store, frames)?];
         let mut about = format!("Grad-CAM and attention on {of}.");
         for (run, target) in runs.iter().zip(&targets) {
-            let crops = run.crops(store, frames)?;
+            let (unit, crops) = run.crops(store, frames)?;
             let maps = match cam::maps(&run.loaded, &crops, target, &truths) {
                 Ok(maps) => maps,
                 Err(error) => {
@@ -327,8 +337,6 @@ fn cams(
                     continue;
                 }
             };
-            let InputSpec { side_px, .. } = run.loaded.input();
-            let unit = Batch::load(store, frames.clone(), side_px)?.to_unit(crops.device());
             for (title, map) in [("Grad-CAM", &maps.cam), ("attention", &maps.attention)] {
                 let tile = |i: i64| {
                     let over = cam::overlay(&unit.get(i), &map.get(i));
@@ -346,16 +354,16 @@ fn cams(
 
 /// Tiles of a store's pictures.
 fn pictures(store: &Store, frames: &[usize]) -> anyhow::Result<Vec<Tile>> {
-    frames.iter().map(|&frame| picture(&store.record(frame), String::new())).collect()
+    frames.iter().map(|&frame| picture(&store.record(frame), None)).collect()
 }
 
 /// A picture over its expression, or else its time, and over `note`, or else whose it is.
-fn picture(record: &Record<'_>, note: String) -> anyhow::Result<Tile> {
+fn picture(record: &Record<'_>, note: Option<String>) -> anyhow::Result<Tile> {
     let title = match record.expression() {
         Some(expression) => expression.name().to_owned(),
         None => format!("{:.1} s", record.t_secs()),
     };
-    let note = if note.is_empty() { record.identity().to_owned() } else { note };
+    let note = note.unwrap_or_else(|| record.identity().to_owned());
     Ok(Tile::of(tiles::image_in(record)?, title, note))
 }
 
@@ -375,7 +383,7 @@ fn made(
     run.checkpoint.restore_average(&vs)?;
     objective.restored();
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
-    let mut views = vec![run.crops(store, &chosen.people)?];
+    let mut views = vec![run.crops(store, &chosen.people)?.1];
     while views.len() < method::sampling(&config).frames() {
         // Another frame of the video; the picture itself where it is alone.
         let other = |(&own, video): (&usize, &Vec<usize>)| {
@@ -383,7 +391,7 @@ fn made(
             others.choose(&mut rng).copied().unwrap_or(own)
         };
         let others: Vec<usize> = chosen.people.iter().zip(&chosen.video).map(other).collect();
-        views.push(run.crops(store, &others)?);
+        views.push(run.crops(store, &others)?.1);
     }
     let shown = no_grad(|| objective.show(&views));
     if shown.is_empty() {

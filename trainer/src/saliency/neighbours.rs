@@ -27,9 +27,10 @@ pub(super) fn grid(store: &Store, split: Split, queries: &[usize], run: &Run) ->
         queries.iter().filter_map(|q| frames.binary_search(q).ok()).map(|p| p as i64).collect();
     let found = nearest_of_others(&unit, &people, &Tensor::from_slice(&places), frames.len())?;
     let rows = places.iter().zip(found).map(|(&place, found)| {
-        let query = picture(&store.record(frames[place as usize]), String::new());
-        let near = first_of_each(&found, &people, NEAREST)
-            .map(|(other, cosine)| picture(&store.record(frames[other]), format!("cosine {cosine:.3}")));
+        let query = picture(&store.record(frames[place as usize]), None);
+        let near = first_of_each(&found, &people, NEAREST).map(|(other, cosine)| {
+            picture(&store.record(frames[other]), Some(format!("cosine {cosine:.3}")))
+        });
         std::iter::once(query).chain(near).collect()
     });
     Ok(tiles::grid(&rows.collect::<anyhow::Result<Vec<_>>>()?))

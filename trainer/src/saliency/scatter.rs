@@ -6,7 +6,7 @@ use bhtsne::tSNE;
 use semblance_face::labels::Expression;
 use tch::{Device, Tensor};
 
-use super::Run;
+use super::{Run, some_of};
 use crate::checkpoint::floats;
 use crate::eval::finite;
 use crate::ntxent::unit_rows;
@@ -31,8 +31,7 @@ const NAMED: usize = 16;
 /// # Errors
 /// Where there are too few pictures, or one is damaged.
 pub(super) fn svg(store: &Store, split: Split, run: &Run) -> anyhow::Result<String> {
-    let frames = store.split(split);
-    let frames: Vec<usize> = frames.iter().copied().step_by(frames.len().div_ceil(MOST)).collect();
+    let frames = some_of(store, split, MOST);
     anyhow::ensure!(
         frames.len() >= LEAST,
         "{}: a map needs {LEAST} pictures, the {} split has {}: leave it out by --only",

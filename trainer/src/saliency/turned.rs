@@ -7,9 +7,9 @@ use semblance_face::{Bundle, Frame, Landmarker, head_pose};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn, no_grad};
 
-use super::{Run, SaliencyArgs};
-use crate::data::{Batch, training_device};
-use crate::eval::{InputSpec, spearman};
+use super::{Run, SaliencyArgs, some_of};
+use crate::data::training_device;
+use crate::eval::spearman;
 use crate::method::{Build, Method, Pcl};
 use crate::nets::Phase;
 use crate::pretrain::PretrainConfig;
@@ -108,13 +108,9 @@ pub(super) fn measure(
     let vs = nn::VarStore::new(training_device());
     let pcl = Pcl::new(Build::of(config, &vs), config.projection, config.pcl);
     run.checkpoint.restore_average(&vs)?;
-    let frames = store.split(args.split);
-    let frames: Vec<usize> = frames.iter().copied().step_by(frames.len().div_ceil(MOST)).collect();
     let (mut yaws, mut without_face) = (Vec::new(), 0);
-    for frames in frames.chunks(64) {
-        let InputSpec { side_px, .. } = run.loaded.input();
-        let unit = Batch::load(store, frames.to_vec(), side_px)?.to_unit(vs.device());
-        let crops = run.crops(store, frames)?;
+    for frames in some_of(store, args.split, MOST).chunks(64) {
+        let (unit, crops) = run.crops(store, frames)?;
         let made = no_grad(|| {
             let own = pcl.face_and_pose(&crops, Phase::Eval)?;
             let mirrored = pcl.face_and_pose(&crops.flip([3]), Phase::Eval)?;

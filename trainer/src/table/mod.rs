@@ -118,8 +118,7 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
         }
     }
     let write = |extension: &str, text: &str| {
-        let path = args.out.join(format!("{}.{extension}", args.name));
-        files::replace(&path, text.as_bytes()).with_context(|| path.display().to_string())
+        files::put(&args.out.join(format!("{}.{extension}", args.name)), text.as_bytes())
     };
     let report = sheet.report();
     let markdown = format!("# {}\n\n{report}", report.title);
@@ -212,7 +211,7 @@ impl Subject {
         let scores = measure(&loaded, &args.probe)?;
         let (data, probe) = (data.to_vec(), stores.probe.clone());
         let judged = Judged { settings, data, probe, scores };
-        save(&file, &judged)?;
+        files::put(&file, &serde_json::to_vec(&judged)?)?;
         Ok(Some(judged.scores))
     }
 
@@ -268,8 +267,4 @@ fn known(
         judged.probe.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>().join(", ")
     );
     Ok(Some(judged.scores))
-}
-
-fn save(path: &Path, judged: &Judged) -> anyhow::Result<()> {
-    files::replace(path, &serde_json::to_vec(judged)?).with_context(|| path.display().to_string())
 }

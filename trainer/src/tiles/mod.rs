@@ -86,7 +86,7 @@ pub(crate) fn grid(rows: &[Vec<Tile>]) -> RgbImage {
 pub(crate) fn write_png(picture: &RgbImage, path: &Path) -> anyhow::Result<()> {
     let mut png = Vec::new();
     picture.write_to(&mut Cursor::new(&mut png), ImageFormat::Png)?;
-    files::replace(path, &png).with_context(|| path.display().to_string())
+    files::put(path, &png)
 }
 
 /// A `[3,H,W]` or `[1,H,W]` picture in `[0,1]`; values beyond are clipped.
