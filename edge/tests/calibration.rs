@@ -7,9 +7,16 @@ mod serving;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+use semblance_face::labels::Expression;
+use semblance_synth::{ClipSource, RenderOptions};
 use serde_json::{Value, json};
 use serving::{Answer, LEARNING, Serving, Spec, SseClient, edge, send};
 
@@ -55,42 +62,84 @@ impl Client<'_> {
         }
     }
 
-    /// Labels what the drawn face shows, as somebody who watches would, until each expression was said of two stretches of time.
-    fn watch_and_label(&mut self) {
-        let labels = self.serving.state()["labels"]["expression"].clone();
-        let expressions: Vec<&str> = labels.as_array().unwrap().iter().map(|e| e.as_str().unwrap()).collect();
-        let mut said = vec![0; expressions.len()];
-        let mut stretch: Option<(String, f64, f64)> = None;
-        // The face's time goes by frames: on a slow machine the rarest expression takes minutes to come twice.
-        let deadline = Instant::now() + Duration::from_secs(900);
-        for (_, data) in SseClient::open(self.serving.addr, "/v1/stream?events=prediction") {
-            assert!(Instant::now() < deadline, "of {expressions:?} were shown {said:?}");
-            let seen: Value = serde_json::from_str(&data).unwrap();
-            let t = seen["t"].as_f64().unwrap();
-            let shown = seen["truth"]["expression"].as_str().unwrap();
-            if let Some((label, from, to)) = &mut stretch
-                && label == shown
-                && t - *from < 2.0
-            {
-                *to = t;
-                continue;
-            }
-            if let Some((label, from, to)) = stretch.take()
-                && to - from > 0.4
-                && let Some(row) = expressions.iter().position(|e| *e == label)
-                // What is shown most would be all that is remembered.
-                && said[row] < 6
-            {
-                let body = json!({ "from": from, "to": to, "expression": label });
-                self.get("post", "/v1/label", &body);
-                said[row] += 1;
-                if said.iter().all(|&n| n >= 2) {
-                    return;
-                }
-            }
-            stretch = Some((shown.to_owned(), t, t));
+    /// Has every take played, and says what it shows, as somebody who watches would.
+    fn watch_and_label(&mut self, actor: &Actor) {
+        let stream = SseClient::open(self.serving.addr, "/v1/stream?events=prediction");
+        let mut times =
+            stream.map(|(_, data)| serde_json::from_str::<Value>(&data).unwrap()["t"].as_f64().unwrap());
+        for (row, take) in actor.takes.iter().enumerate() {
+            actor.on_stage.store(row, Ordering::Relaxed);
+            // Some frames of the take before are still on their way.
+            let from = times.nth(4).unwrap();
+            let to = times.by_ref().skip(5).find(|t| t - from > 1.0).unwrap();
+            self.get("post", "/v1/label", &json!({ "from": from, "to": to, "expression": take.expression }));
         }
     }
+}
+
+/// Some moments of one expression.
+struct Take {
+    expression: &'static str,
+    jpegs: Vec<Vec<u8>>,
+}
+
+/// The demo's person, who shows each expression twice and is quick about it.
+struct Actor {
+    takes: Arc<Vec<Take>>,
+    on_stage: Arc<AtomicUsize>,
+}
+
+impl Actor {
+    fn new() -> Self {
+        let webcam = RenderOptions::webcam();
+        let mut script =
+            ClipSource::new(1, 1, RenderOptions { width: 32, height: 24, ..webcam.clone() }).unwrap();
+        let mut camera = ClipSource::new(1, 1, webcam).unwrap();
+        let mut takes: Vec<Take> = Vec::new();
+        let mut moments = (0..).map(|i| 0.1 * f64::from(i)).map(|t| (t, script.frame_at(t).unwrap().1));
+        let (mut shown, mut since) = (Expression::Neutral, 0.0);
+        while takes.len() < 14 {
+            let (t, labels) = moments.next().unwrap();
+            if labels.expression != shown {
+                (shown, since) = (labels.expression, t);
+            }
+            // The bundle knows the other seven.
+            if shown == Expression::Contempt {
+                continue;
+            }
+            let of_it = takes.iter().filter(|take| take.expression == shown.name()).count();
+            if t - since > 0.75 && of_it < 2 {
+                let jpegs = (0..8).map(|i| jpeg(&mut camera, since + 0.1 * f64::from(i))).collect();
+                takes.push(Take { expression: shown.name(), jpegs });
+                since = f64::INFINITY;
+            }
+        }
+        Self { takes: Arc::new(takes), on_stage: Arc::default() }
+    }
+
+    /// Plays before a program at 30 frames a second until the program ends.
+    fn play(&self, serving: &mut Serving) {
+        let mut stdin = serving.child.stdin.take().unwrap();
+        let (takes, on_stage) = (self.takes.clone(), self.on_stage.clone());
+        std::thread::spawn(move || {
+            for i in 0.. {
+                let jpegs = &takes[on_stage.load(Ordering::Relaxed)].jpegs;
+                if stdin.write_all(&jpegs[i % jpegs.len()]).is_err() {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(33));
+            }
+        });
+    }
+}
+
+fn jpeg(camera: &mut ClipSource, t_secs: f64) -> Vec<u8> {
+    let (frame, _) = camera.frame_at(t_secs).unwrap();
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, 90)
+        .write_image(frame.rgb(), frame.width(), frame.height(), ExtendedColorType::Rgb8)
+        .unwrap();
+    jpeg
 }
 
 /// What an own run says of the first frames of the demo.
@@ -154,10 +203,11 @@ fn what_is_said_is_seen_at_once_and_can_be_taken_back() {
 fn a_person_is_calibrated_kept_and_undone() {
     let dir = tempfile::tempdir().unwrap();
     let profiles = dir.path().join("profiles");
+    let actor = Actor::new();
     let mut serving =
-        Serving::start("127.0.0.1", &["--max-fps", "30", "--profiles", profiles.to_str().unwrap()]);
-    let spec = Spec::read();
-    let mut client = Client { serving: &serving, spec, seen: BTreeSet::new() };
+        Serving::start("127.0.0.1", &["--source", "-", "--profiles", profiles.to_str().unwrap()]);
+    actor.play(&mut serving);
+    let mut client = Client { serving: &serving, spec: Spec::read(), seen: BTreeSet::new() };
     let nothing = Value::Null;
     let before = predictions(&profiles, "ada");
 
@@ -220,7 +270,7 @@ fn a_person_is_calibrated_kept_and_undone() {
     assert_eq!((&state["session"], &state["labels"]["total"]), (&nothing, &json!(0)));
 
     // What the face shows is said for a while; then heads are fitted.
-    client.watch_and_label();
+    client.watch_and_label(&actor);
     let state = client.get("post", "/v1/label", &json!({ "valence": 0.1, "arousal": 0.1 }));
     assert!(
         state["labels"]["total"].as_u64() >= Some(30)
@@ -249,6 +299,7 @@ fn a_person_is_calibrated_kept_and_undone() {
     // The profile outlives the program.
     let mut seen = client.seen;
     serving.restart();
+    actor.play(&mut serving);
     let mut client = Client { serving: &serving, spec: Spec::read(), seen: BTreeSet::new() };
     let chosen = client.get("put", "/v1/user", &json!({ "user": "ada" }));
     assert_eq!((&chosen["adapted"], &chosen["known"]), (&json!(true), &json!(["ada"])));

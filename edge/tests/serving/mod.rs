@@ -20,7 +20,7 @@ pub fn edge(args: &[&str]) -> Command {
     command
 }
 
-/// `edge run` on the demo, until this is dropped.
+/// `edge run` on the demo, or on what comes on its standard input where the arguments name that, until this is dropped.
 pub struct Serving {
     pub child: Child,
     pub addr: SocketAddr,
@@ -79,13 +79,13 @@ impl Drop for Serving {
 /// Starts the program, and waits until it says where it listens.
 fn launch(at: &str, dir: &tempfile::TempDir, args: &[String]) -> (Child, u16) {
     let out = format!("jsonl:{}", dir.path().join("out.jsonl").display());
-    let mut child = edge(&["run", "--source", "demo", "--out", &out, "--http", at])
-        .arg("--state-dir")
-        .arg(dir.path().join("state"))
-        .args(args)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = edge(&["run", "--out", &out, "--http", at]);
+    command.arg("--state-dir").arg(dir.path().join("state")).args(args).stderr(Stdio::piped());
+    match args.iter().any(|arg| arg == "--source") {
+        true => command.stdin(Stdio::piped()),
+        false => command.args(["--source", "demo"]),
+    };
+    let mut child = command.spawn().unwrap();
     let mut messages = BufReader::new(child.stderr.take().unwrap());
     let mut all = String::new();
     let port = loop {
