@@ -96,7 +96,8 @@ await feed.ready 10 captures 0
 edge cameras --json > $out/cameras.json
 edge run --source /dev/video0 --format nv12 2> $out/format.log
 start mjpg --source /dev/video0 --max-fps 5 --search-side 96
-await mjpg.first 20 predicts_beyond $out/mjpg.jsonl 0
+# Emulated, a frame may take many seconds; three give a rate.
+await mjpg.first 90 predicts_beyond $out/mjpg.jsonl 2
 sleep 5
 await mjpg.thirty 15 predicts_beyond $out/mjpg.jsonl 30
 fact mjpg.steady "$(lines $out/mjpg.jsonl)"
@@ -107,7 +108,7 @@ await mjpg.frozen 8 is_degraded
 settle $out/mjpg.jsonl
 before=$(lines $out/mjpg.jsonl)
 kill -CONT $feeder
-await mjpg.thawed 10 predicts_beyond $out/mjpg.jsonl "$before"
+await mjpg.thawed 60 predicts_beyond $out/mjpg.jsonl "$before"
 
 say "the writer ends and the module is removed"
 kill -9 $feeder
@@ -117,7 +118,7 @@ settle $out/mjpg.jsonl
 before=$(lines $out/mjpg.jsonl)
 load v4l2loopback $loopback
 feed mjpg
-await mjpg.replugged 10 predicts_beyond $out/mjpg.jsonl "$before"
+await mjpg.replugged 60 predicts_beyond $out/mjpg.jsonl "$before"
 sleep 2
 stop
 
@@ -128,7 +129,7 @@ load v4l2loopback $loopback
 feed yuyv
 await yuyv.ready 10 captures 0
 start yuyv --max-fps 5 --search-side 96 --size 1280x720
-await yuyv.first 20 predicts_beyond $out/yuyv.jsonl 0
+await yuyv.first 60 predicts_beyond $out/yuyv.jsonl 1
 sleep 5
 stop
 kill -9 $feeder
