@@ -140,7 +140,7 @@ tool qemu-system-x86_64 -L "$cache/tools/usr/share/qemu" -L "$cache/tools/usr/sh
 qemu=$!
 trap 'kill $qemu 2> /dev/null || true' EXIT
 while kill -0 $qemu 2> /dev/null; do
-    [ $((SECONDS - began)) -lt "${VM_LIMIT_S:-600}" ] || fail "the guest did not come to its end"
+    [ $((SECONDS - began)) -lt "${VM_LIMIT_S:-900}" ] || fail "the guest did not come to its end"
     sleep 1
 done
 wait $qemu || fail "qemu ended with an error"

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
+use semblance_face::bundle::sha256_hex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
@@ -149,6 +150,8 @@ pub fn save(
 #[derive(Debug)]
 pub struct Checkpoint<M = Meta> {
     path: PathBuf,
+    /// SHA-256 of the file.
+    pub sha256: String,
     /// What it is of.
     pub meta: M,
     tensors: HashMap<String, Tensor>,
@@ -198,7 +201,7 @@ impl<M: DeserializeOwned> Checkpoint<M> {
             let values: Vec<f32> = fours.iter().map(|b| f32::from_le_bytes(*b)).collect();
             tensors.insert(name, Tensor::from_slice(&values).reshape(shape));
         }
-        Ok(Self { path, meta, tensors })
+        Ok(Self { path, sha256: sha256_hex(bytes), meta, tensors })
     }
 
     /// The tensor of this name.

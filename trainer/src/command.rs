@@ -21,13 +21,14 @@ pub(crate) fn line() -> String {
     shlex::try_join(args.iter().map(String::as_str)).unwrap_or_default()
 }
 
-/// Adds the command line to those that wrote to the folder.
+/// Notes the command line in the folder: after those that wrote to it before where their work goes on, else in their place.
 ///
 /// # Errors
 /// What the system says.
-pub(crate) fn note(folder: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).append(true).open(folder.join(FILE_NAME))?;
-    writeln!(file, "{}", line())
+pub(crate) fn note(folder: &Path, goes_on: bool) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let options = options.create(true).write(true).append(goes_on).truncate(!goes_on);
+    writeln!(options.open(folder.join(FILE_NAME))?, "{}", line())
 }
 
 #[cfg(test)]
@@ -36,10 +37,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_noted_one_after_the_other_without_the_programs_place() {
+    fn commands_of_one_run_are_noted_one_after_the_other_without_the_programs_place() {
         let dir = tempfile::tempdir().unwrap();
-        note(dir.path()).unwrap();
-        note(dir.path()).unwrap();
+        for goes_on in [true, false, true] {
+            note(dir.path(), goes_on).unwrap();
+        }
         let text = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines, [line(), line()]);

@@ -44,6 +44,7 @@ fn runs(dir: &Path) {
         ("autoencoder", "fabnet"),
         ("simclr", "edge"),
         ("splitbrain", "splitbrain"),
+        ("facecycle", "facecycle"),
     ] {
         let args = format!(
             "--method {method} --backbone {backbone} --config tiny.toml --data people --out runs/{method}-0"
@@ -57,7 +58,7 @@ fn pictures_are_drawn_of_every_method_and_reported() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     runs(dir);
-    let all: String = ["pcl", "fabnet", "autoencoder", "simclr", "splitbrain"]
+    let all: String = ["pcl", "fabnet", "autoencoder", "simclr", "splitbrain", "facecycle"]
         .iter()
         .map(|m| format!(" --checkpoint runs/{m}-0"))
         .collect();
@@ -71,16 +72,18 @@ fn pictures_are_drawn_of_every_method_and_reported() {
     let album: Value = serde_json::from_str(&text).unwrap();
     let files: Vec<&str> =
         album["pages"].as_array().unwrap().iter().map(|p| p["file"].as_str().unwrap()).collect();
-    // Both kinds of grids; neighbours and a map of each; what three methods make.
-    assert_eq!(files.len(), 2 + 2 * 5 + 3, "{files:?}");
+    // Both kinds of grids; neighbours and a map of each; what four methods make.
+    assert_eq!(files.len(), 2 + 2 * 6 + 4, "{files:?}");
     let tile = |cols: u32, rows: u32| (cols * 96, rows * 118);
-    // A split-brain encoder has no map: pictures, and two rows for each of the other four.
-    assert_eq!(size(dir.join("album/people.png")), tile(2, 9));
-    assert_eq!(size(dir.join("album/time.png")), tile(5, 9));
+    // A split-brain encoder has no map: pictures, and two rows for each of the other five.
+    assert_eq!(size(dir.join("album/people.png")), tile(2, 11));
+    assert_eq!(size(dir.join("album/time.png")), tile(5, 11));
     // Target, put together, and of two sources each the picture and its share.
     assert_eq!(size(dir.join("album/fabnet-0-method.png")), tile(6, 2));
     assert_eq!(size(dir.join("album/pcl-0-method.png")), tile(6, 2));
     assert_eq!(size(dir.join("album/autoencoder-0-method.png")), tile(2, 2));
+    // Picture, neutral, neutral and warped, and from the other.
+    assert_eq!(size(dir.join("album/facecycle-0-method.png")), tile(4, 2));
     assert_eq!(size(dir.join("album/simclr-0-neighbours.png")).1, tile(1, 2).1);
     let map = fs::read_to_string(dir.join("album/simclr-0-map.svg")).unwrap();
     assert!(map.contains("by person") && map.contains("neutral"));
@@ -93,6 +96,31 @@ fn pictures_are_drawn_of_every_method_and_reported() {
     let first_row =
         |path: &str| image::open(dir.join(path)).unwrap().to_rgb8().into_raw()[..192 * 96 * 3].to_vec();
     assert!(first_row("album/people.png") == first_row("again/people.png"));
+    // A run that was fine-tuned is asked by its own head.
+    fs::write(dir.join("tune.toml"), "epochs = 1\nbatch = 32\nhead = \"linear\"\n").unwrap();
+    done(
+        dir,
+        "eval --task expression --protocol finetune --checkpoint runs/simclr-0 --data people --config tune.toml --out runs/tuned",
+    );
+    let text =
+        done(dir, "saliency --checkpoint runs/tuned --data people --out again --people 1 --only cam --json");
+    let again: Value = serde_json::from_str(&text).unwrap();
+    assert!(again["pages"][0]["about"].as_str().unwrap().contains("own head"), "{again}");
+    assert_eq!(
+        (again["commands"].as_array().unwrap().len(), again["runs"].as_object().unwrap().len()),
+        (2, 2)
+    );
+    // One who is alone and shows nothing that is known, by how far the picture is from the others.
+    fs::create_dir_all(dir.join("faces/ada/talk")).unwrap();
+    for (i, name) in ["people", "time", "pcl-0-method"].into_iter().enumerate() {
+        fs::copy(dir.join(format!("album/{name}.png")), dir.join(format!("faces/ada/talk/{i}.png"))).unwrap();
+    }
+    done(dir, "prepare --layout frames --src faces --val-share 0 --out alone");
+    let one = "--checkpoint runs/simclr-0 --data alone --split train --out alone-seen --only cam --people 1";
+    assert!(done(dir, &format!("saliency {one}")).contains("the split's mean"));
+    let seen = image::open(dir.join("alone-seen/people.png")).unwrap().to_rgb8();
+    // A map of nothing would leave half of each colour and add blue.
+    assert!(seen.enumerate_pixels().any(|(_, y, p)| (118..118 + 96).contains(&y) && p.0[0] > 128));
     let error = refused(dir, "saliency --checkpoint runs/none --data people --out x");
     assert!(error.contains("runs/none"), "{error}");
 

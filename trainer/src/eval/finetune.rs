@@ -267,6 +267,6 @@ fn save(
         data: Vec::new(),
     };
     std::fs::create_dir_all(out)?;
-    command::note(out)?;
+    command::note(out, false)?;
     Ok(checkpoint::save(&out.join(FILE_NAME), &meta, model_tensors(&loaded.vs))?)
 }

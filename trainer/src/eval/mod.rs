@@ -33,11 +33,11 @@ pub(crate) use self::goal::finite;
 use self::goal::{Goal, Stores};
 use self::subject::Subject;
 use crate::checkpoint::Checkpoint;
-use crate::config;
 use crate::data::training_device;
 use crate::method::Method;
 use crate::nets::{Backbone, Encoder as TrainedEncoder, PclFeatures};
 use crate::store::{Split, Store};
+use crate::{command, config};
 
 pub use au::{AuReport, AuScore};
 pub use expression::{bundle_report, classes, encoder_probe, labelled, own_head};
@@ -400,8 +400,17 @@ impl Loaded {
 /// Names what stands in the way.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     args.check()?;
-    let Evaluation { text, json } = evaluate(args, |_| Subject::from_args(args))?;
+    let mut sha256 = None;
+    let Evaluation { text, mut json } = evaluate(args, |_| {
+        let subject = Subject::from_args(args)?;
+        sha256 = subject.sha256().map(str::to_owned);
+        Ok(subject)
+    })?;
     if args.json {
+        json["command"] = command::line().into();
+        if let Some(sha256) = sha256 {
+            json["sha256"] = sha256.into();
+        }
         println!("{json}");
     } else {
         println!("{text}");

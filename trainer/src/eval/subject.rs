@@ -43,6 +43,14 @@ impl Subject {
         })
     }
 
+    /// SHA-256 of the checkpoint, where there is one.
+    pub(super) fn sha256(&self) -> Option<&str> {
+        match self {
+            Self::Trained(_, Some(checkpoint)) => Some(&checkpoint.sha256),
+            _ => None,
+        }
+    }
+
     /// The weights that fine-tuning starts from.
     ///
     /// # Errors

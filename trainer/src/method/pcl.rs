@@ -163,6 +163,11 @@ pub struct FaceAndPose {
 }
 
 impl Pcl {
+    /// What [`Objective::show`] calls the face put together of both codes...
+    pub const RECONSTRUCTION: &'static str = "reconstruction";
+    /// ...and that with the pose code of the mirrored picture.
+    pub const POSE_FLIPPED: &'static str = "pose flipped";
+
     /// Builds `encoder.*`, `face.*`, `pose.*`, `face_head.*`, `pose_head.*`, `decoder.*` and `weights`. The encoder is to be
     /// [`crate::nets::Backbone::Pcl`].
     pub fn new(build: Build<'_>, settings: Projection, config: PclConfig) -> Self {
@@ -544,8 +549,8 @@ impl Objective for Pcl {
         let nothing = own.face.zeros_like();
         // Figure 4 of the paper.
         let made = [
-            ("reconstruction", &own.face, &own.pose),
-            ("pose flipped", &own.face, &mirrored.pose),
+            (Self::RECONSTRUCTION, &own.face, &own.pose),
+            (Self::POSE_FLIPPED, &own.face, &mirrored.pose),
             ("face alone", &own.face, &nothing),
             ("pose alone", &nothing, &own.pose),
             ("flipped alone", &nothing, &mirrored.pose),

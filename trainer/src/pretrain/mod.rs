@@ -117,7 +117,7 @@ pub fn pretrain(
     }
     let mut run = Run {
         log: if group.rank() == 0 {
-            command::note(out).with_context(|| out.display().to_string())?;
+            command::note(out, resume).with_context(|| out.display().to_string())?;
             Some(RunLog::open(out, first, steps_an_epoch, config.method, probe.is_some())?)
         } else {
             None

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
 use crate::checkpoint::{self, Checkpoint, Meta};
@@ -16,7 +15,7 @@ use crate::pretrain::{OnlineScores, StepMetrics};
 use crate::saliency::{self, Album};
 use crate::table::TableReport;
 
-/// How deep folders are looked through.
+/// How deep folders are looked through; links to folders are not followed.
 const DEPTH: usize = 4;
 /// JSON files that are larger are something else.
 const MOST_BYTES: u64 = 16 << 20;
@@ -36,8 +35,8 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct RunFound {
     pub(super) meta: Meta,
-    /// SHA-256 of the checkpoint file.
-    pub(super) hash: String,
+    /// Of the checkpoint file.
+    pub(super) sha256: String,
     pub(super) metrics: Vec<StepMetrics>,
     pub(super) online: Vec<OnlineScores>,
     /// The command lines that wrote it.
@@ -108,15 +107,14 @@ impl RunFound {
     /// What is damaged beside the checkpoint goes to `left_out`.
     fn read(folder: &Path, checkpoint: &Path, left_out: &mut Vec<String>) -> anyhow::Result<Self> {
         let bytes = fs::read(checkpoint)?;
-        let hash = Sha256::digest(&bytes);
-        let meta = Checkpoint::parse(checkpoint.to_owned(), &bytes)?.meta;
+        let Checkpoint { meta, sha256, .. } = Checkpoint::parse(checkpoint.to_owned(), &bytes)?;
         let commands = match fs::read_to_string(folder.join(command::FILE_NAME)) {
             Ok(text) => text.lines().map(str::to_owned).collect(),
             Err(_) => Vec::new(),
         };
         Ok(Self {
             meta,
-            hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256,
             metrics: lines(&folder.join("metrics.jsonl"), left_out),
             online: lines(&folder.join("online.jsonl"), left_out),
             commands,

@@ -17,7 +17,7 @@ use crate::files;
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
     /// Folders with what is told of: runs, tables of `trainer table`, pictures of `trainer saliency`, and what `trainer eval --json`
-    /// printed into files that end in .json
+    /// printed into files that end in .json; they are looked for four folders deep
     #[arg(required = true, value_name = "FOLDER")]
     pub folders: Vec<PathBuf>,
 

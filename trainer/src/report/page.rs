@@ -146,8 +146,10 @@ impl Page {
             return;
         }
         let mut text =
-            "## Evaluations\n\n| file | task | protocol | split | figures |\n|---|---|---|---|---|\n"
+            "## Evaluations\n\n| file | task | protocol | split | figures | SHA-256 of the checkpoint |\n\
+                        |---|---|---|---|---|---|\n"
                 .to_owned();
+        let mut commands: Vec<&str> = Vec::new();
         for (path, value) in evaluations {
             let word = |key: &str| plain(value[key].as_str().unwrap_or_default());
             let figures: Vec<String> = value
@@ -157,14 +159,19 @@ impl Page {
                 .filter_map(|(key, value)| Some(format!("{} {}", plain(key), short(value.as_f64()?))))
                 .collect();
             let (task, protocol, split) = (word("task"), word("protocol"), word("split"));
+            commands.extend(value["command"].as_str());
             let _ = writeln!(
                 text,
-                "| {} | {task} | {protocol} | {split} | {} |",
+                "| {} | {task} | {protocol} | {split} | {} | {} |",
                 plain(&path.display().to_string()),
-                figures.join(", ")
+                figures.join(", "),
+                word("sha256")
             );
         }
         self.text(text);
+        if !commands.is_empty() {
+            self.text(code(&commands.join("\n")));
+        }
     }
 
     fn runs(&mut self, runs: &BTreeMap<PathBuf, RunFound>) {
@@ -194,7 +201,7 @@ impl Page {
                 fall(run),
                 plain(&scores.join(", ")),
                 plain(&stores.join(", ")),
-                &run.hash
+                &run.sha256
             );
         }
         self.text(text);
@@ -254,6 +261,14 @@ impl Page {
             }
             for (run, turned) in &album.turned {
                 self.text(plain(&format!("{run}: {turned}.")));
+            }
+            let hash = |(run, sha256): (&String, &String)| format!("- {}: `{}`", plain(run), plain(sha256));
+            let hashes: Vec<String> = album.runs.iter().map(hash).collect();
+            if !hashes.is_empty() {
+                self.text(format!("SHA-256 of the checkpoints:\n\n{}", hashes.join("\n")));
+            }
+            if !album.commands.is_empty() {
+                self.text(code(&album.commands.join("\n")));
             }
         }
     }

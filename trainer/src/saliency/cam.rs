@@ -6,6 +6,7 @@ use semblance_calib::LinearHead;
 use semblance_face::labels::Expression;
 use tch::{Kind, Tensor};
 
+use super::some_of;
 use crate::checkpoint::Checkpoint;
 use crate::eval::{ClassWeights, Loaded, checkpoint_head, classes, encoder_features, fit_probe};
 use crate::nets::{Encoder, Precision};
@@ -13,6 +14,8 @@ use crate::store::{Split, Store};
 
 /// Positions a side that a map has at least, so that there is something to see.
 const LEAST_SIDE: i64 = 4;
+/// Embeddings that a split's mean is of, at most.
+const MOST: usize = 400;
 /// Regularisation of the probe.
 const L2: f64 = 1e-3;
 
@@ -23,8 +26,8 @@ pub(super) enum Target {
     Head(LinearHead),
     /// The same by a linear probe, fitted on frozen embeddings of the store's training split.
     Probe(LinearHead),
-    /// Where there are no expressions: how far the embedding lies from the mean of those beside it.
-    Difference,
+    /// Where there are no expressions: how far the embedding lies from the mean `[1,D]` of a split.
+    Difference(Tensor),
 }
 
 impl Target {
@@ -32,11 +35,19 @@ impl Target {
     ///
     /// # Errors
     /// Names what cannot be read.
-    pub(super) fn of(checkpoint: &Checkpoint, loaded: &Loaded, store: &Store) -> anyhow::Result<Self> {
+    pub(super) fn of(
+        checkpoint: &Checkpoint,
+        loaded: &Loaded,
+        store: &Store,
+        split: Split,
+    ) -> anyhow::Result<Self> {
         if !checkpoint.meta.labels.is_empty() {
             return Ok(Self::Head(checkpoint_head(checkpoint)?));
         }
-        let Ok(classes) = classes(store) else { return Ok(Self::Difference) };
+        let Ok(classes) = classes(store) else {
+            let embeddings = loaded.embed(store, &some_of(store, split, MOST))?.into_tensor();
+            return Ok(Self::Difference(embeddings.mean_dim([0].as_slice(), true, None)));
+        };
         let features = encoder_features(loaded, store, Split::Train, &classes)?;
         Ok(Self::Probe(fit_probe(&features, L2, ClassWeights::Balanced)?))
     }
@@ -46,7 +57,7 @@ impl Target {
         match self {
             Self::Head(_) => "the logit of the run's own head",
             Self::Probe(_) => "the logit of a linear probe",
-            Self::Difference => "the distance of the embedding from the mean of those shown",
+            Self::Difference(_) => "the distance of the embedding from the split's mean",
         }
     }
 
@@ -54,9 +65,12 @@ impl Target {
     fn scores(&self, embeddings: &Tensor, truths: &[Option<Expression>]) -> Tensor {
         let head = match self {
             Self::Head(head) | Self::Probe(head) => head,
-            Self::Difference => {
-                let mean = embeddings.mean_dim([0].as_slice(), true, None).detach();
-                return (embeddings - mean).square().sum_dim_intlist([1].as_slice(), false, None);
+            Self::Difference(mean) => {
+                return (embeddings - mean.to_device(embeddings.device())).square().sum_dim_intlist(
+                    [1].as_slice(),
+                    false,
+                    None,
+                );
             }
         };
         let device = embeddings.device();
@@ -219,8 +233,9 @@ mod tests {
             floats(&target.scores(&embeddings, &[Some(Expression::Fear); 3])).unwrap(),
             [2.0, 3.0, 2.0]
         );
-        let apart = floats(&Target::Difference.scores(&embeddings, &truths)).unwrap();
         let mean = 1.0 / 3.0f32;
+        let target = Target::Difference(Tensor::from_slice(&[mean]).view([1, 1]));
+        let apart = floats(&target.scores(&embeddings, &truths)).unwrap();
         assert!(apart.iter().zip([2.0, -3.0, 2.0]).all(|(d, z)| (d - (z - mean).powi(2)).abs() < 1e-5));
     }
 

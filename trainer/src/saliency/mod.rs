@@ -21,11 +21,11 @@ use tch::{Tensor, nn, no_grad};
 use crate::checkpoint::{Checkpoint, StoreMark};
 use crate::data::{Batch, normalise, training_device};
 use crate::eval::{InputSpec, Loaded};
-use crate::method;
+use crate::method::{self, Method};
 use crate::pretrain::PretrainConfig;
 use crate::store::{Record, Split, Store};
 use crate::tiles::{self, Tile};
-use crate::{config, files};
+use crate::{command, config, files};
 
 use self::cam::Target;
 use self::turned::Turned;
@@ -96,6 +96,12 @@ pub const FILE_NAME: &str = "saliency.json";
 pub struct Album {
     /// The store that the pictures are of.
     pub data: Option<StoreMark>,
+    /// SHA-256 of the runs' checkpoints, by the runs' names.
+    #[serde(default)]
+    pub runs: BTreeMap<String, String>,
+    /// The command lines that drew it.
+    #[serde(default)]
+    pub commands: Vec<String>,
     /// The pictures.
     pub pages: Vec<Page>,
     /// Of PCL's runs: how heads are turned where the pose is flipped.
@@ -138,7 +144,12 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
     let runs = open_runs(args)?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let path = args.out.join(FILE_NAME);
-    let mut album = Album { data: Some(StoreMark::of(&store)), ..Album::default() };
+    let mut album = Album {
+        data: Some(StoreMark::of(&store)),
+        runs: runs.iter().map(|run| (run.name.clone(), run.checkpoint.sha256.clone())).collect(),
+        commands: vec![command::line()],
+        ..Album::default()
+    };
     let wants = |kind| args.only.is_empty() || args.only.contains(&kind);
     if wants(Kind::Cam) {
         cams(args, &store, &chosen, &runs, &mut album)?;
@@ -217,6 +228,10 @@ impl Album {
         let kept =
             earlier.pages.into_iter().filter(|page| self.pages.iter().all(|own| own.file != page.file));
         self.pages = kept.collect::<Vec<_>>().into_iter().chain(self.pages.drain(..)).collect();
+        self.commands.splice(0..0, earlier.commands);
+        for (name, sha256) in earlier.runs {
+            self.runs.entry(name).or_insert(sha256);
+        }
         for (name, turned) in earlier.turned {
             self.turned.entry(name).or_insert(turned);
         }
@@ -319,7 +334,7 @@ fn cams(
 ) -> anyhow::Result<()> {
     let mut targets = Vec::new();
     for run in runs {
-        targets.push(Target::of(&run.checkpoint, &run.loaded, store)?);
+        targets.push(Target::of(&run.checkpoint, &run.loaded, store, args.split)?);
     }
     for (file, frames, of) in [
         ("people.png", &chosen.people, "different people"),
@@ -346,8 +361,11 @@ fn cams(
             }
             about.push_str(&format!(" {}: by {}.", run.name, target.name()));
         }
-        tiles::write_png(&tiles::grid(&rows), &args.out.join(file))?;
-        album.pages.push(Page { file: file.to_owned(), about });
+        // Pictures alone say nothing of an encoder.
+        if rows.len() > 1 {
+            tiles::write_png(&tiles::grid(&rows), &args.out.join(file))?;
+            album.pages.push(Page { file: file.to_owned(), about });
+        }
     }
     Ok(())
 }
@@ -410,7 +428,9 @@ fn made(
     };
     tiles::write_png(&tiles::grid(&rows), &args.out.join(&page.file))?;
     album.pages.push(page);
-    if let Some(turned) = turned::measure(args, store, run, &config)? {
+    if config.method == Method::Pcl
+        && let Some(turned) = turned::measure(args, store, run, objective.as_ref())?
+    {
         album.turned.insert(run.name.clone(), turned);
     }
     Ok(())

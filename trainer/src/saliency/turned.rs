@@ -5,14 +5,11 @@ use std::fmt;
 
 use semblance_face::{Bundle, Frame, Landmarker, head_pose};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{Run, SaliencyArgs, some_of};
-use crate::data::training_device;
 use crate::eval::spearman;
-use crate::method::{Build, Method, Pcl};
-use crate::nets::Phase;
-use crate::pretrain::PretrainConfig;
+use crate::method::{Objective, Pcl};
 use crate::store::Store;
 use crate::tiles;
 
@@ -38,9 +35,16 @@ pub struct Turned {
     pub flipped: f64,
     /// Pictures whose head is turned by 10 degrees and more.
     pub turned: usize,
-    /// Share of those that face the other way with the pose flipped.
+    /// Of those that are.
+    pub of_turned: Option<OfTurned>,
+}
+
+/// What becomes of heads that are turned.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OfTurned {
+    /// Share that face the other way with the pose flipped.
     pub face_the_other_way: f64,
-    /// Mean change of yaw, flipped less reconstructed, away from the side that a turned head faces, in degrees.
+    /// Mean change of yaw, flipped less reconstructed, away from the side that the head faces, in degrees.
     pub mean_turn_deg: f64,
 }
 
@@ -51,15 +55,18 @@ impl Turned {
         let turned: Vec<_> = yaws.iter().filter(|yaw| yaw[0].abs() >= TURNED_DEG).collect();
         let other_way = turned.iter().filter(|yaw| yaw[2] * yaw[0] < 0.0).count();
         let turns = turned.iter().map(|[own, made, flipped]| f64::from((made - flipped) * own.signum()));
-        let count = turned.len().max(1) as f64;
+        let count = turned.len() as f64;
+        let of_turned = OfTurned {
+            face_the_other_way: other_way as f64 / count,
+            mean_turn_deg: turns.sum::<f64>() / count,
+        };
         Self {
             n: yaws.len(),
             without_face,
             reconstructed: spearman(&column(0), &column(1)),
             flipped: spearman(&column(0), &column(2)),
             turned: turned.len(),
-            face_the_other_way: other_way as f64 / count,
-            mean_turn_deg: turns.sum::<f64>() / count,
+            of_turned: (!turned.is_empty()).then_some(of_turned),
         }
     }
 }
@@ -69,20 +76,19 @@ impl fmt::Display for Turned {
         write!(
             f,
             "yaw of {} pictures ({} without a face that was found) goes with that of their reconstructions by a rank correlation \
-             of {:+.2}, and with the pose flipped of {:+.2}; of {} heads turned by {TURNED_DEG} degrees and more, {:.0} % face the \
-             other way with the pose flipped, turned by {:.1} degrees in the mean",
-            self.n,
-            self.without_face,
-            self.reconstructed,
-            self.flipped,
-            self.turned,
-            100.0 * self.face_the_other_way,
-            self.mean_turn_deg
+             of {:+.2}, and with the pose flipped of {:+.2}; {} heads are turned by {TURNED_DEG} degrees and more",
+            self.n, self.without_face, self.reconstructed, self.flipped, self.turned
+        )?;
+        let Some(OfTurned { face_the_other_way, mean_turn_deg }) = self.of_turned else { return Ok(()) };
+        write!(
+            f,
+            ", of which {:.0} % face the other way with the pose flipped, turned by {mean_turn_deg:.1} degrees in the mean",
+            100.0 * face_the_other_way
         )
     }
 }
 
-/// Measures a run of PCL that has a decoder; `None` for others, and where there is no network for landmarks, which is told.
+/// Measures what a run of PCL makes; `None` where it has no decoder, and where there is no network for landmarks, which is told.
 ///
 /// # Errors
 /// Names what cannot be read.
@@ -90,11 +96,8 @@ pub(super) fn measure(
     args: &SaliencyArgs,
     store: &Store,
     run: &Run,
-    config: &PretrainConfig,
+    objective: &dyn Objective,
 ) -> anyhow::Result<Option<Turned>> {
-    if config.method != Method::Pcl || !config.pcl.disentangle {
-        return Ok(None);
-    }
     if !args.bundle.exists() {
         eprintln!("{}: no bundle: how heads are turned is not measured", args.bundle.display());
         return Ok(None);
@@ -105,22 +108,17 @@ pub(super) fn measure(
         return Ok(None);
     };
     let mut landmarker = Landmarker::new(onnx, entry.input_side_px)?;
-    let vs = nn::VarStore::new(training_device());
-    let pcl = Pcl::new(Build::of(config, &vs), config.projection, config.pcl);
-    run.checkpoint.restore_average(&vs)?;
     let (mut yaws, mut without_face) = (Vec::new(), 0);
     for frames in some_of(store, args.split, MOST).chunks(64) {
         let (unit, crops) = run.crops(store, frames)?;
-        let made = no_grad(|| {
-            let own = pcl.face_and_pose(&crops, Phase::Eval)?;
-            let mirrored = pcl.face_and_pose(&crops.flip([3]), Phase::Eval)?;
-            let made = pcl.reconstruct(&own.face, &own.pose, Phase::Eval)?;
-            Some((made, pcl.reconstruct(&own.face, &mirrored.pose, Phase::Eval)?))
-        });
-        let Some((made, flipped)) = made else { return Ok(None) };
+        let shown = no_grad(|| objective.show(&[crops]));
+        let named = |name: &str| shown.iter().find(|shown| shown.name == name).map(|shown| &shown.pictures);
+        let Some((made, flipped)) = named(Pcl::RECONSTRUCTION).zip(named(Pcl::POSE_FLIPPED)) else {
+            return Ok(None);
+        };
         for i in 0..frames.len() as i64 {
             let mut yaw = |pictures: &Tensor| yaw(&mut landmarker, &pictures.get(i));
-            match (yaw(&unit)?, yaw(&made)?, yaw(&flipped)?) {
+            match (yaw(&unit)?, yaw(made)?, yaw(flipped)?) {
                 (Some(own), Some(made), Some(flipped)) => yaws.push([own, made, flipped]),
                 _ => without_face += 1,
             }
@@ -143,6 +141,7 @@ fn yaw(landmarker: &mut Landmarker, picture: &Tensor) -> anyhow::Result<Option<f
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -150,8 +149,12 @@ mod tests {
         let yaws = [[-30.0, -20.0, 18.0], [20.0, 15.0, -5.0], [12.0, 9.0, 3.0], [2.0, 1.0, -1.0]];
         let turned = Turned::of(&yaws, 1);
         assert_eq!((turned.n, turned.turned, turned.without_face), (4, 3, 1));
-        assert!((turned.face_the_other_way - 2.0 / 3.0).abs() < 1e-12);
-        assert!((turned.mean_turn_deg - (38.0 + 20.0 + 6.0) / 3.0).abs() < 1e-5);
+        let of_turned = turned.of_turned.unwrap();
+        assert!((of_turned.face_the_other_way - 2.0 / 3.0).abs() < 1e-12);
+        assert!((of_turned.mean_turn_deg - (38.0 + 20.0 + 6.0) / 3.0).abs() < 1e-5);
+        assert!(turned.to_string().contains("3 heads") && turned.to_string().contains("67 %"));
+        let straight = Turned::of(&yaws[3..], 0);
+        assert!(straight.of_turned.is_none() && straight.to_string().ends_with("10 degrees and more"));
         assert!(turned.reconstructed > 0.99 && turned.flipped < -0.1);
     }
 }

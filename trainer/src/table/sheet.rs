@@ -171,6 +171,11 @@ impl TableReport {
     }
 }
 
+/// Text as a cell of a table takes it.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace(['\n', '\r'], " ")
+}
+
 impl fmt::Display for TableReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let done: u64 = self.rows.iter().map(|row| row.seeds).sum();
@@ -185,12 +190,12 @@ impl fmt::Display for TableReport {
         let known = |measure: &Measure| self.rows.iter().any(|row| row.ours.contains_key(measure.heading()));
         let measures: Vec<Measure> = Measure::ALL.into_iter().filter(known).collect();
         let columns: Vec<String> = (measures.iter().map(|m| format!("ours: {}", m.heading())))
-            .chain(self.columns.iter().map(|column| column.name.clone()))
+            .chain(self.columns.iter().map(|column| cell(&column.name)))
             .collect();
         writeln!(f, "| | {} |", columns.join(" | "))?;
         writeln!(f, "|---|{}", "---|".repeat(columns.len()))?;
         for row in &self.rows {
-            write!(f, "| {} |", row.name)?;
+            write!(f, "| {} |", cell(&row.name))?;
             for measure in &measures {
                 let digits = if measure.is_an_error() { 2 } else { 3 };
                 match row.ours.get(measure.heading()) {
