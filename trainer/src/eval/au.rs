@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use semblance_calib::metrics::BinaryCounts;
 use semblance_face::labels::{ACTION_UNITS, action_unit_name};
 use serde::Serialize;
@@ -214,8 +214,9 @@ impl Goal for ActionUnits {
         Fit::Descent(Layer::Normalised, LR)
     }
 
-    fn ballots(&self, _: &Tensor) -> anyhow::Result<Tensor> {
-        bail!("--task au has --protocol linear and finetune: neighbours do not vote on action units")
+    /// For and against; who is not known to show it or not does not vote.
+    fn ballots(&self, targets: &Tensor) -> anyhow::Result<Tensor> {
+        Ok((targets.to_kind(Kind::Float) * 2.0 - 1.0).nan_to_num(0.0, None, None))
     }
 }
 

@@ -231,13 +231,14 @@ pub(super) fn choose<G: Goal>(
 /// # Errors
 /// Where a split has no picture with the label.
 pub(super) fn knn<G: Goal>(
-    goal: &G,
+    goal: &mut G,
     stores: Stores<'_>,
     split: Split,
     embed: &Embed<'_>,
 ) -> anyhow::Result<G::Report> {
     let train = Side::of(goal, stores.fitted, Split::Train, "to vote")?;
     let scored = Side::of(goal, stores.scored, split, TO_SCORE)?;
+    goal.weigh(&train.targets);
     let ballots = goal.ballots(&train.targets)?;
     let gallery = embed(train.store, &train.frames)?.into_tensor();
     let queries = embed(scored.store, &scored.frames)?.into_tensor();

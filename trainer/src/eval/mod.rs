@@ -18,11 +18,12 @@ mod subject;
 mod va;
 mod verify;
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 use semblance_calib::LinearHead;
 use semblance_face::labels::ACTION_UNITS;
@@ -82,7 +83,7 @@ pub enum Task {
 }
 
 impl Task {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Expression => "expression",
             Self::Identity => "identity",
@@ -166,9 +167,10 @@ pub struct EvalArgs {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=64))]
     pub cell_px: u32,
 
-    /// Side of the input in pixels, with --random-init and --descriptor
-    #[arg(long, default_value_t = 64)]
-    pub side_px: u32,
+    /// Side of the input in pixels: PCL probes expressions at 100 px and action units and pose at 256 px with an encoder that was
+    /// pretrained at 64 px [default: a checkpoint's own; 64 with --random-init and --descriptor]
+    #[arg(long, conflicts_with = "bundle", value_parser = clap::value_parser!(u32).range(16..=512))]
+    pub side_px: Option<u32>,
 
     /// Store with labelled pictures
     #[arg(long)]
@@ -254,7 +256,7 @@ impl EvalArgs {
             random_init: None,
             descriptor: None,
             cell_px: 8,
-            side_px: 64,
+            side_px: None,
             data,
             test_data: None,
             class_weights: ClassWeights::None,
@@ -345,29 +347,31 @@ impl Loaded {
     /// # Errors
     /// Where it lacks a weight.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> anyhow::Result<Self> {
-        Self::with_features(checkpoint, PclFeatures::Code)
+        Self::with(checkpoint, PclFeatures::Code, checkpoint.meta.side_px)
     }
 
-    /// The same of a run of PCL with these features.
+    /// The same at another side of the input, and of a run of PCL with these features.
     ///
     /// # Errors
-    /// Where the run is not of PCL, has no branches, or lacks a weight.
-    pub fn with_features(checkpoint: &Checkpoint, features: PclFeatures) -> anyhow::Result<Self> {
+    /// Where its weights are for another side, or lack one; features of branches where the run is not of PCL or has none.
+    pub fn with(checkpoint: &Checkpoint, features: PclFeatures, side_px: u32) -> anyhow::Result<Self> {
         let meta = &checkpoint.meta;
         let vs = nn::VarStore::new(training_device());
         let encoder = match features {
-            PclFeatures::Code => meta.backbone.at(meta.side_px).build(&(vs.root() / "encoder")),
+            PclFeatures::Code => meta.backbone.at(side_px).build(&(vs.root() / "encoder")),
             PclFeatures::Face | PclFeatures::Pose | PclFeatures::Both => {
                 ensure!(
                     meta.method == Method::Pcl.name() && checkpoint.tensor("model.pose.first.weight").is_ok(),
                     "the run ({}) has no branches of face and pose: --pcl-features is for runs of pcl with pcl.disentangle",
                     meta.method
                 );
-                TrainedEncoder::pcl(&vs.root(), meta.side_px, features)
+                TrainedEncoder::pcl(&vs.root(), side_px, features)
             }
         };
-        checkpoint.restore_average(&vs)?;
-        Ok(Self { vs, encoder, side_px: meta.side_px, mean: meta.mean, std: meta.std })
+        checkpoint
+            .restore_average(&vs)
+            .with_context(|| format!("a run of {} px is read at {side_px} px", meta.side_px))?;
+        Ok(Self { vs, encoder, side_px, mean: meta.mean, std: meta.std })
     }
 
     /// How it wants its input.
@@ -433,20 +437,24 @@ impl Evaluation {
     }
 }
 
-/// Judges one encoder by several tasks on frozen embeddings of one store, each picture of which is embedded once. What stands in the
-/// way of one task does not in that of the others.
+/// Judges one encoder by several tasks on frozen embeddings of their stores, each picture of which is embedded once. What stands in
+/// the way of one task does not in that of the others.
 ///
 /// # Errors
 /// Names the picture that cannot be embedded.
 pub fn evaluate_all(loaded: &Loaded, tasks: &[EvalArgs]) -> anyhow::Result<Vec<anyhow::Result<Evaluation>>> {
-    let Some(first) = tasks.first() else { return Ok(Vec::new()) };
-    let store = Store::open(&first.data)?;
-    let all: Vec<usize> = (0..store.len()).collect();
-    let embeddings = Rc::new(loaded.embed(&store, &all)?);
+    let mut known: Vec<(u32, Embeddings)> = Vec::new();
+    let dirs: BTreeSet<&PathBuf> =
+        tasks.iter().flat_map(|args| [&args.data].into_iter().chain(&args.test_data)).collect();
+    for dir in dirs {
+        let store = Store::open(dir)?;
+        let all: Vec<usize> = (0..store.len()).collect();
+        known.push((store.checksum(), loaded.embed(&store, &all)?));
+    }
+    let known = Rc::new(known);
     let judge = |args: &EvalArgs| {
         args.check()?;
-        ensure!(args.data == first.data, "{}: not the store of the other tasks", args.data.display());
-        evaluate(args, |_| Ok(Subject::Known(Rc::clone(&embeddings))))
+        evaluate(args, |_| Ok(Subject::Known(Rc::clone(&known))))
     };
     Ok(tasks.iter().map(judge).collect())
 }
@@ -495,7 +503,7 @@ fn judge<G: Goal>(
     let embed = |store: &Store, frames: &[usize]| subject.embed(store, frames);
     match args.protocol {
         Protocol::Linear => goal::linear(&mut goal, stores, args.split, &embed),
-        Protocol::Knn => goal::knn(&goal, stores, args.split, &embed),
+        Protocol::Knn => goal::knn(&mut goal, stores, args.split, &embed),
         Protocol::Finetune => {
             let (config, loaded) = (args.finetune_config()?, subject.into_loaded()?);
             finetune::tune(&config, &mut goal, loaded, stores, args.split, args.out.as_deref())

@@ -1,4 +1,4 @@
-//! Whether embeddings keep the order of a video's frames: what CLP's temporal triplets teach (Li & Shan, equation 2), and what every
+//! Whether embeddings keep the order of a video's frames: what CLP's temporal triplets teach (Li & Shan, equation 1), and what every
 //! encoder has some of, since faces move smoothly.
 
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use semblance_face::Bundle;
 
 use super::features::{Embeddings, describe_by_hog, embed_by_bundle};
@@ -19,25 +19,30 @@ pub(super) enum Subject {
     Shipped(Box<Bundle>),
     /// Histograms of oriented gradients of crops of this side in pixels.
     Hog(Hog, u32),
-    /// Embeddings of all pictures of the one store that is asked for.
-    Known(Rc<Embeddings>),
+    /// Embeddings of all pictures of stores, by the stores' checksums.
+    Known(Rc<Vec<(u32, Embeddings)>>),
 }
+
+/// Side of the input in pixels where nothing says another.
+const SIDE_PX: u32 = 64;
 
 impl Subject {
     pub(super) fn from_args(args: &EvalArgs) -> anyhow::Result<Self> {
         if let Some(HandMade::Hog) = args.descriptor {
             let hog = Hog { cell_px: args.cell_px as usize, ..Hog::default() };
-            return Ok(Self::Hog(hog, args.side_px));
+            return Ok(Self::Hog(hog, args.side_px.unwrap_or(SIDE_PX)));
         }
         Ok(match (&args.checkpoint, &args.bundle, args.random_init) {
             (Some(path), None, None) => {
-                let checkpoint = Checkpoint::load(path)?;
-                let loaded = Loaded::with_features(&checkpoint, args.pcl_features)?;
+                let checkpoint: Checkpoint = Checkpoint::load(path)?;
+                let side_px = args.side_px.unwrap_or(checkpoint.meta.side_px);
+                let loaded = Loaded::with(&checkpoint, args.pcl_features, side_px)?;
                 Self::Trained(Box::new(loaded), Some(Box::new(checkpoint)))
             }
             (None, Some(dir), None) => Self::Shipped(Box::new(Bundle::open(dir)?)),
             (None, None, Some(backbone)) => {
-                Self::Trained(Box::new(Loaded::random(backbone, args.side_px, args.seed.unwrap_or(0))), None)
+                let side_px = args.side_px.unwrap_or(SIDE_PX);
+                Self::Trained(Box::new(Loaded::random(backbone, side_px, args.seed.unwrap_or(0))), None)
             }
             _ => bail!("give one of --checkpoint, --bundle, --random-init and --descriptor"),
         })
@@ -75,7 +80,10 @@ impl Subject {
             Self::Hog(hog, side_px) => {
                 Ok(Embeddings::new(describe_by_hog(hog, *side_px, store, indices)?, indices.len()))
             }
-            Self::Known(all) => {
+            Self::Known(stores) => {
+                let known = stores.iter().find(|(checksum, _)| *checksum == store.checksum());
+                let (_, all) =
+                    known.with_context(|| format!("{}: it is not known", store.dir().display()))?;
                 let row = |&i: &usize| &all.values[i * all.dim..(i + 1) * all.dim];
                 Ok(Embeddings { dim: all.dim, values: indices.iter().flat_map(row).copied().collect() })
             }

@@ -81,6 +81,13 @@ pub struct Assembled {
 }
 
 impl FabNet {
+    /// What [`Objective::show`] calls the frame that is to be put together,
+    pub const TARGET: &'static str = "target";
+    /// that which was,
+    pub const RECONSTRUCTION: &'static str = "from sources";
+    /// and, before their numbers, those that it is put together from.
+    pub const SOURCE: &'static str = "source";
+
     /// Builds `encoder.*`, `sampler.*`, `confidence.*` where there are several sources, `plateau` and `band`.
     pub fn new(build: Build<'_>, config: FabNetConfig, plateau: PlateauConfig) -> Self {
         let root = build.vs.root();
@@ -203,9 +210,10 @@ impl Objective for FabNet {
 
     fn show(&self, frames: &[Tensor]) -> Vec<Shown> {
         let Assembled { target, sources, reconstruction, shares } = self.assemble(frames, Phase::Eval);
-        let mut shown = vec![Shown::new("target", &target), Shown::new("from sources", &reconstruction)];
+        let mut shown =
+            vec![Shown::new(Self::TARGET, &target), Shown::new(Self::RECONSTRUCTION, &reconstruction)];
         for (number, (source, share)) in (1..).zip(sources.iter().zip(&shares)) {
-            shown.push(Shown::new(format!("source {number}"), source));
+            shown.push(Shown::new(format!("{} {number}", Self::SOURCE), source));
             if shares.len() > 1 {
                 shown.push(Shown::new(format!("confidence {number}"), share));
             }

@@ -299,6 +299,22 @@ impl FaceCycle {
         }
     }
 
+    /// Of views; half of the second frames are the first ones mirrored, as the authors have it.
+    fn cycle_of(&self, views: &Views, phase: Phase<'_>) -> Cycle {
+        let mirrored: Vec<bool> =
+            views.seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed).random_bool(0.5)).collect();
+        let mirrored = Tensor::from_slice(&mirrored).to_device(views.first().device()).view([-1, 1, 1, 1]);
+        let second = views.first().flip([3]).where_self(&mirrored, views.second());
+        self.cycle(views.first(), &second, &views.seeds, phase)
+    }
+
+    /// The pictures, and what is compared with them by what VGG-19 sees.
+    #[cfg(test)]
+    pub(super) fn made(&self, views: &Views) -> Vec<Tensor> {
+        let cycle = self.cycle_of(views, Phase::ALONE);
+        vec![cycle.pictures, cycle.neutral, cycle.warped, cycle.warped_twice, cycle.generated]
+    }
+
     /// Differences of the features' Gram matrices (Gatys et al. 2016) over three layers.
     fn perceptual_loss(&self, cycle: &Cycle) -> Tensor {
         let Some((_, vgg)) = &self.perceptual else {
@@ -366,12 +382,7 @@ impl Objective for FaceCycle {
     }
 
     fn loss(&mut self, _pass: usize, views: &Views, group: &Group) -> Result<Loss, DistributedError> {
-        // Half of the second frames are the first ones mirrored, as the authors have it.
-        let mirrored: Vec<bool> =
-            views.seeds.iter().map(|&seed| ChaCha8Rng::seed_from_u64(seed).random_bool(0.5)).collect();
-        let mirrored = Tensor::from_slice(&mirrored).to_device(views.first().device()).view([-1, 1, 1, 1]);
-        let second = views.first().flip([3]).where_self(&mirrored, views.second());
-        let cycle = self.cycle(views.first(), &second, &views.seeds, Phase::Train(group));
+        let cycle = self.cycle_of(views, Phase::Train(group));
         let difference = |made: &Tensor| l1_each(made, &cycle.pictures).mean(None::<Kind>);
         let pixels = difference(&cycle.generated)
             + difference(&cycle.plain)

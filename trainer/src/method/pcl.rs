@@ -45,7 +45,7 @@ pub enum Crops {
     /// Two crops, each in a quadrant of its own, as the authors' code has it.
     #[default]
     Apart,
-    /// Two crops as the augmentation draws them.
+    /// Two crops as the augmentation draws them: the paper's, with `augment.crop_scale` below 1, which crops the views of poses, too.
     Random,
 }
 
@@ -69,9 +69,10 @@ pub struct PclConfig {
     pub crop_share: f64,
     /// Negatives are mixed with others by shares of Beta(a, a) (the paper's reference 66); 0 for none.
     pub mixing: f64,
-    /// Pictures whose poses are contrasted, of each process's part of a batch; 0 for all.
+    /// Pictures whose poses are contrasted, the first ones of each process's part of a batch; 0 for all, as the paper's equation 5 has
+    /// it. The default is ours: every one brings `pose_negatives` further pictures through the encoder.
     pub pose_batch: usize,
-    /// Views of each one's mirrored picture that repel, M.
+    /// Views of each one's mirrored picture that repel, M. The paper does not say how many; the default is ours.
     pub pose_negatives: usize,
     /// Temperature of the dynamic weights.
     pub weight_temperature: f64,
@@ -300,7 +301,8 @@ impl Pcl {
     }
 }
 
-/// How far faces `[N,D]` and poses `[N,D]` are from orthogonal, each centred over the batch and scaled to length 1.
+/// How far faces `[N,D]` and poses `[N,D]` are from orthogonal, each centred over the batch and scaled to length 1. Lengths are held
+/// where slopes are taken, as the authors' code has it: equation 3 does not say.
 pub(super) fn orthogonality(face: &Tensor, pose: &Tensor, what: Orthogonality) -> Tensor {
     let scaled = |x: &Tensor| {
         let centred = x - x.mean_dim([0].as_slice(), true, None);
@@ -568,7 +570,25 @@ impl Objective for Pcl {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn negatives_are_mixed_with_others_by_shares_of_beta() {
+        assert!(Mixing::draw(4, 6, 0.0, 1, Device::Cpu).is_none());
+        for alpha in [0.4, 1.6] {
+            let mixing = Mixing::draw(100, 500, alpha, 7, Device::Cpu).unwrap();
+            let mut other = Vec::<i64>::try_from(&mixing.other).unwrap();
+            assert_ne!(other, (0..500).collect::<Vec<_>>());
+            other.sort_unstable();
+            assert_eq!(other, (0..500).collect::<Vec<_>>());
+            let share = mixing.share.to_kind(Kind::Double);
+            // Of Beta(a,a): mean 1/2, variance 1/(4(2a+1)).
+            let (mean, variance) = (share.mean(None::<Kind>), share.var(true));
+            assert!((mean.double_value(&[]) - 0.5).abs() < 0.01);
+            assert!((variance.double_value(&[]) - 0.25 / (2.0 * alpha + 1.0)).abs() < 0.003, "{alpha}");
+        }
+    }
 
     #[test]
     fn weights_follow_the_fall_of_the_losses_from_the_third_epoch_on() {

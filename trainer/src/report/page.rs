@@ -259,8 +259,8 @@ impl Page {
                     Err(error) => self.text(plain(&format!("{}: not there: {error}", page.file))),
                 }
             }
-            for (run, turned) in &album.turned {
-                self.text(plain(&format!("{run}: {turned}.")));
+            for told in album.told() {
+                self.text(plain(&format!("{told}.")));
             }
             let hash = |(run, sha256): (&String, &String)| format!("- {}: `{}`", plain(run), plain(sha256));
             let hashes: Vec<String> = album.runs.iter().map(hash).collect();
@@ -359,6 +359,7 @@ mod tests {
             title: "Table <5>".to_owned(),
             command: "trainer table pcl-5 --out 'my tables'".to_owned(),
             seeds: 1,
+            stores: BTreeMap::new(),
             columns: vec![ColumnReport {
                 name: "RAF-DB".to_owned(),
                 beside: "expression, mean recall".to_owned(),

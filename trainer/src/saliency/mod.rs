@@ -1,6 +1,7 @@
 //! `trainer saliency`: pictures of what encoders and methods do: where they look, what they make, whom they take for alike.
 
 mod cam;
+mod copied;
 mod neighbours;
 mod scatter;
 mod turned;
@@ -11,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
-use rand::SeedableRng;
 use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use semblance_face::labels::Expression;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ use crate::tiles::{self, Tile};
 use crate::{command, config, files};
 
 use self::cam::Target;
+use self::copied::Copied;
 use self::turned::Turned;
 
 /// A kind of picture.
@@ -106,6 +108,9 @@ pub struct Album {
     pub pages: Vec<Page>,
     /// Of PCL's runs: how heads are turned where the pose is flipped.
     pub turned: BTreeMap<String, Turned>,
+    /// Of FAb-Net's runs: how well frames are put together.
+    #[serde(default)]
+    pub copied: BTreeMap<String, Copied>,
 }
 
 /// A picture file.
@@ -190,8 +195,8 @@ pub fn run(args: &SaliencyArgs) -> anyhow::Result<()> {
         for Page { file, about } in &album.pages {
             println!("{}: {about}", args.out.join(file).display());
         }
-        for (name, turned) in &album.turned {
-            println!("{name}: {turned}");
+        for told in album.told() {
+            println!("{told}");
         }
     }
     Ok(())
@@ -210,6 +215,12 @@ fn asked<T>(args: &SaliencyArgs, drawn: anyhow::Result<T>) -> anyhow::Result<Opt
 }
 
 impl Album {
+    /// What was measured, a sentence a run.
+    pub fn told(&self) -> Vec<String> {
+        let turned = self.turned.iter().map(|(name, turned)| format!("{name}: {turned}"));
+        turned.chain(self.copied.iter().map(|(name, copied)| format!("{name}: {copied}"))).collect()
+    }
+
     /// Keeps the pages of an earlier call into the same folder that this one did not draw again.
     ///
     /// # Errors
@@ -234,6 +245,9 @@ impl Album {
         }
         for (name, turned) in earlier.turned {
             self.turned.entry(name).or_insert(turned);
+        }
+        for (name, copied) in earlier.copied {
+            self.copied.entry(name).or_insert(copied);
         }
         Ok(())
     }
@@ -274,14 +288,63 @@ fn some_of(store: &Store, split: Split, most: usize) -> Vec<usize> {
     frames.into_iter().step_by(every).collect()
 }
 
+/// Frames of a split by their video.
+struct Videos(BTreeMap<usize, Vec<usize>>);
+
+impl Videos {
+    fn of(store: &Store, frames: &[usize]) -> Self {
+        let mut videos: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for &frame in frames {
+            videos.entry(store.record(frame).video_index()).or_default().push(frame);
+        }
+        Self(videos)
+    }
+
+    fn longest(&self) -> &[usize] {
+        self.0.values().max_by_key(|video| video.len()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Those of the frame's video.
+    fn beside(&self, store: &Store, frame: usize) -> &[usize] {
+        self.0.get(&store.record(frame).video_index()).map_or(&[], Vec::as_slice)
+    }
+
+    fn is_alone(&self, store: &Store, frame: usize) -> bool {
+        self.beside(store, frame).len() < 2
+    }
+
+    /// These frames as a run's method takes them, and as many others of each one's video as make up `count`; the frame itself where it
+    /// is alone.
+    fn views(
+        &self,
+        run: &Run,
+        store: &Store,
+        frames: &[usize],
+        count: usize,
+        rng: &mut impl Rng,
+    ) -> anyhow::Result<Vec<Tensor>> {
+        let mut views = vec![run.crops(store, frames)?.1];
+        while views.len() < count {
+            let other = |&own: &usize| {
+                let others: Vec<usize> =
+                    self.beside(store, own).iter().copied().filter(|frame| *frame != own).collect();
+                others.choose(rng).copied().unwrap_or(own)
+            };
+            let others: Vec<usize> = frames.iter().map(other).collect();
+            views.push(run.crops(store, &others)?.1);
+        }
+        Ok(views)
+    }
+}
+
 /// Frames that are shown.
 struct Chosen {
     /// One of each of some people, of as many expressions as there are.
     people: Vec<usize>,
     /// Of one video, in order.
     time: Vec<usize>,
-    /// For each of `people`, the frames of the same video in the split.
-    video: Vec<Vec<usize>>,
+    /// All frames of the split.
+    videos: Videos,
 }
 
 impl Chosen {
@@ -293,12 +356,10 @@ impl Chosen {
             store.dir().display(),
             args.split.name()
         );
-        let mut videos: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let videos = Videos::of(store, &frames);
         let mut of_people: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for &frame in &frames {
-            let record = store.record(frame);
-            videos.entry(record.video_index()).or_default().push(frame);
-            of_people.entry(record.identity()).or_default().push(frame);
+            of_people.entry(store.record(frame).identity()).or_default().push(frame);
         }
         let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
         let mut everybody: Vec<&Vec<usize>> = of_people.values().collect();
@@ -316,11 +377,10 @@ impl Chosen {
             }
             people.push(frame);
         }
-        let longest = videos.values().max_by_key(|video| video.len()).cloned().unwrap_or_default();
+        let longest = videos.longest();
         let count = longest.len().min(args.frames as usize);
         let time = (0..count).map(|i| longest[i * longest.len() / count]).collect();
-        let video = people.iter().map(|&f| videos[&store.record(f).video_index()].clone()).collect();
-        Ok(Self { people, time, video })
+        Ok(Self { people, time, videos })
     }
 }
 
@@ -401,16 +461,8 @@ fn made(
     run.checkpoint.restore_average(&vs)?;
     objective.restored();
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
-    let mut views = vec![run.crops(store, &chosen.people)?.1];
-    while views.len() < method::sampling(&config).frames() {
-        // Another frame of the video; the picture itself where it is alone.
-        let other = |(&own, video): (&usize, &Vec<usize>)| {
-            let others: Vec<usize> = video.iter().copied().filter(|frame| *frame != own).collect();
-            others.choose(&mut rng).copied().unwrap_or(own)
-        };
-        let others: Vec<usize> = chosen.people.iter().zip(&chosen.video).map(other).collect();
-        views.push(run.crops(store, &others)?.1);
-    }
+    let count = method::sampling(&config).frames();
+    let views = chosen.videos.views(run, store, &chosen.people, count, &mut rng)?;
     let shown = no_grad(|| objective.show(&views));
     if shown.is_empty() {
         return Ok(());
@@ -432,6 +484,11 @@ fn made(
         && let Some(turned) = turned::measure(args, store, run, objective.as_ref())?
     {
         album.turned.insert(run.name.clone(), turned);
+    }
+    if config.method == Method::FabNet
+        && let Some(copied) = copied::measure(args, store, run, &chosen.videos, objective.as_ref())?
+    {
+        album.copied.insert(run.name.clone(), copied);
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-pub use measure::{Measure, Scores, measure};
+pub use measure::{Measure, Measured, Probe, Scores, measure};
 pub use published::{Column, Row, Table, TableName};
 pub use sheet::{ColumnReport, RowReport, Sheet, TableReport};
 
@@ -37,9 +37,10 @@ pub struct TableArgs {
     pub data: Vec<PathBuf>,
 
     /// Store of other people, with labels, that every encoder is judged on: heads are fitted to its training split, chosen on
-    /// validation and scored on test. May be given several times: each measure is of the first store that has its label
-    #[arg(long, required = true)]
-    pub probe: Vec<PathBuf>,
+    /// validation and scored on test (of another store: 300w-lp:aflw2000); action units by three folds of people where there is no
+    /// test split. May be given several times: each measure is of the first store that has its label
+    #[arg(long, required = true, value_name = "STORE[:SCORED]")]
+    pub probe: Vec<Probe>,
 
     /// Folder for the runs, their scores, and table.md and table.json; several tables share the runs that they have in common
     #[arg(long)]
@@ -86,7 +87,8 @@ struct Judged {
     data: Vec<StoreMark>,
     /// The stores that it was judged on.
     probe: Vec<StoreMark>,
-    scores: Scores,
+    #[serde(flatten)]
+    measured: Measured,
 }
 
 /// Runs `trainer table`.
@@ -97,10 +99,17 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
     let table = args.name.read()?;
     let stop = interrupt::flag()?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let mut judged_on: Vec<PathBuf> = Vec::new();
+    for Probe { fitted, scored } in &args.probe {
+        judged_on.push(fitted.clone());
+        if scored != fitted {
+            judged_on.push(scored.clone());
+        }
+    }
     let marks = |dirs: &[PathBuf]| {
         dirs.iter().map(|dir| Ok(StoreMark::of(&Store::open(dir)?))).collect::<anyhow::Result<Vec<_>>>()
     };
-    let (data, probe) = (marks(&args.data)?, marks(&args.probe)?);
+    let (data, probe) = (marks(&args.data)?, marks(&judged_on)?);
     if let Some(same) = data.iter().find(|mark| probe.iter().any(|probe| probe.checksum == mark.checksum)) {
         bail!("--probe: {} is what is trained on: give a store of other people", same.name);
     }
@@ -112,8 +121,8 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
         for (place, row) in rows.iter().enumerate() {
             let number = seed * rows.len() as u64 + place as u64 + 1;
             let told = format!("{number} of {total}: {}, seed {seed}", row.name);
-            if let Some(scores) = row.scores(args, &stores, seed, &told, stop)? {
-                sheet.add(place, scores);
+            if let Some(measured) = row.scores(args, &stores, seed, &told, stop)? {
+                sheet.add(place, measured);
             }
         }
     }
@@ -191,7 +200,7 @@ impl Subject {
         seed: u64,
         told: &str,
         stop: &AtomicBool,
-    ) -> anyhow::Result<Option<Scores>> {
+    ) -> anyhow::Result<Option<Measured>> {
         let dir = args.out.join(format!("{}-{seed}", self.folder));
         let settings = self.settings(seed)?;
         let data = match self.what {
@@ -199,8 +208,8 @@ impl Subject {
             What::Recipe(_) => &stores.data,
         };
         let file = dir.join(scores_file(self.features));
-        if let Some(scores) = known(&file, &settings, data, &stores.probe)? {
-            return Ok(Some(scores));
+        if let Some(measured) = known(&file, &settings, data, &stores.probe)? {
+            return Ok(Some(measured));
         }
         if !args.shard.is_none_or(|shard| shard.has(&self.folder, &seed.to_string())) {
             return Ok(None);
@@ -208,11 +217,11 @@ impl Subject {
         eprintln!("{told}");
         let loaded = self.train(args, seed, &dir, stop)?;
         ensure!(!stop.load(Ordering::Relaxed), "stopped: the same command goes on");
-        let scores = measure(&loaded, &args.probe)?;
+        let measured = measure(&loaded, &args.probe)?;
         let (data, probe) = (data.to_vec(), stores.probe.clone());
-        let judged = Judged { settings, data, probe, scores };
+        let judged = Judged { settings, data, probe, measured };
         files::put(&file, &serde_json::to_vec(&judged)?)?;
-        Ok(Some(judged.scores))
+        Ok(Some(judged.measured))
     }
 
     /// What decides its scores, beside data.
@@ -235,7 +244,8 @@ impl Subject {
         let resume = dir.join(FILE_NAME).exists();
         let clips = Clips::open(&args.data, config.pairs.timing)?;
         pretrain(&config, clips, Place::alone(dir, resume), None, stop).with_context(|| self.name.clone())?;
-        Loaded::with_features(&Checkpoint::load(dir)?, self.features)
+        let checkpoint = Checkpoint::load(dir)?;
+        Loaded::with(&checkpoint, self.features, checkpoint.meta.side_px)
     }
 }
 
@@ -245,7 +255,7 @@ fn known(
     settings: &toml::Table,
     data: &[StoreMark],
     probe: &[StoreMark],
-) -> anyhow::Result<Option<Scores>> {
+) -> anyhow::Result<Option<Measured>> {
     if !path.exists() {
         return Ok(None);
     }
@@ -266,5 +276,5 @@ fn known(
         path.display(),
         judged.probe.iter().map(|mark| mark.name.as_str()).collect::<Vec<_>>().join(", ")
     );
-    Ok(Some(judged.scores))
+    Ok(Some(judged.measured))
 }

@@ -1,11 +1,11 @@
 //! A table as it is shown: ours, the published figures, and whether their order holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::measure::{Measure, Scores};
+use super::measure::{Measure, Measured, Scores};
 use super::published::{Column, Table};
 use crate::command;
 use crate::eval::{Spread, spearman};
@@ -19,18 +19,21 @@ pub struct Sheet {
     names: Vec<String>,
     /// Of each row, as many as there are seeds that are done.
     scores: Vec<Vec<Scores>>,
+    /// The store that each measure is of.
+    stores: BTreeMap<Measure, String>,
 }
 
 impl Sheet {
     /// Nothing known yet of these rows, of which the last ones are the table's.
     pub fn new(table: &Table, seeds: u64, names: Vec<String>) -> Self {
         let scores = vec![Vec::new(); names.len()];
-        Self { table: table.clone(), seeds, names, scores }
+        Self { table: table.clone(), seeds, names, scores, stores: BTreeMap::new() }
     }
 
     /// A seed's scores of a row.
-    pub fn add(&mut self, row: usize, scores: Scores) {
+    pub fn add(&mut self, row: usize, Measured { scores, stores }: Measured) {
         self.scores[row].push(scores);
+        self.stores.extend(stores);
     }
 
     /// A row's seeds by one measure.
@@ -70,6 +73,7 @@ impl Sheet {
             title: self.table.title.clone(),
             command: command::line(),
             seeds: self.seeds,
+            stores: self.stores.iter().map(|(m, store)| (m.heading().to_owned(), store.clone())).collect(),
             columns: self.table.published.iter().map(column).collect(),
             rows: (0..self.names.len()).map(row).collect(),
             orders: self.orders(),
@@ -134,6 +138,9 @@ pub struct TableReport {
     pub command: String,
     /// Seeds that each row is to have.
     pub seeds: u64,
+    /// The store that each column of ours is of, by the column's heading.
+    #[serde(default)]
+    pub stores: BTreeMap<String, String>,
     /// Published columns.
     pub columns: Vec<ColumnReport>,
     /// Random weights first, then the table's rows.
@@ -165,6 +172,19 @@ pub struct RowReport {
 }
 
 impl TableReport {
+    /// On what stores ours are, in words: once where it is one for all.
+    fn told_stores(&self) -> String {
+        let names: BTreeSet<&String> = self.stores.values().collect();
+        match (names.first(), names.len()) {
+            (None, _) => String::new(),
+            (Some(name), 1) => format!(" on {}", cell(name)),
+            _ => {
+                let of = |(heading, store): (&String, &String)| format!("{heading} on {}", cell(store));
+                format!(" ({})", self.stores.iter().map(of).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+
     /// Whether any row has a figure of ours.
     pub fn is_begun(&self) -> bool {
         self.rows.iter().any(|row| row.seeds > 0)
@@ -184,7 +204,9 @@ impl fmt::Display for TableReport {
         let seeds = self.seeds;
         writeln!(
             f,
-            "Ours: mean and deviation of {seeds} seeds{rest}. Published figures are of other data.\n"
+            "Ours: mean and deviation of {seeds} seeds{rest}, by probes of frozen encoders{}. Published figures are of other data, and \
+             some are accuracies or of encoders that were fine-tuned: their order is what ours is compared with.\n",
+            self.told_stores()
         )?;
         // Measures that no row has are left out.
         let known = |measure: &Measure| self.rows.iter().any(|row| row.ours.contains_key(measure.heading()));
@@ -237,6 +259,8 @@ mod tests {
         let scores = |expression: f64, pose: f64| -> Scores {
             [(Measure::Expression, expression), (Measure::Pose, pose)].into()
         };
+        let scores =
+            |expression: f64, pose: f64| Measured { scores: scores(expression, pose), ..Measured::default() };
         sheet.add(0, scores(0.2, 30.0));
         // FAb-Net and PCL alone, in the published order; and pose the other way round than SimCLR and PCL have it.
         sheet.add(1, scores(0.3, 20.0));

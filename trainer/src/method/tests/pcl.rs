@@ -196,6 +196,35 @@ fn each_pass_has_the_gradient_of_its_loss_and_reaches_what_it_moves() {
 }
 
 #[test]
+fn slopes_of_orthogonality_are_those_of_lengths_that_are_held() {
+    let (n, d) = (3, 4);
+    let leaf = |seed| random(&[n as i64, d as i64], seed).set_requires_grad(true);
+    let (face, pose) = (leaf(1), leaf(2));
+    orthogonality(&face, &pose, Orthogonality::Pictures).backward();
+    let centred = |x: &Tensor| -> Vec<Vec<f64>> {
+        let x = rows(&x.detach());
+        let mean: Vec<f64> = (0..d).map(|k| x.iter().map(|row| row[k]).sum::<f64>() / n as f64).collect();
+        x.iter().map(|row| row.iter().zip(&mean).map(|(v, m)| v - m).collect()).collect()
+    };
+    let (f, p) = (centred(&face), centred(&pose));
+    for (own, other, ours) in [(&f, &p, face.grad()), (&p, &f, pose.grad())] {
+        // Of the mean of s^2, s = f.p / (|f| |p|) with the lengths held: 2 s p / (N |f| |p|), less its mean over the batch.
+        let slope = |i: usize| -> Vec<f64> {
+            let lengths = (dot(&own[i], &own[i]).sqrt() + 1e-6) * (dot(&other[i], &other[i]).sqrt() + 1e-6);
+            let s = dot(&own[i], &other[i]) / lengths;
+            other[i].iter().map(|v| 2.0 * s * v / (n as f64 * lengths)).collect()
+        };
+        let slopes: Vec<Vec<f64>> = (0..n).map(slope).collect();
+        for (i, row) in rows(&ours).iter().enumerate() {
+            for (k, value) in row.iter().enumerate() {
+                let mean = slopes.iter().map(|s| s[k]).sum::<f64>() / n as f64;
+                assert!((value - (slopes[i][k] - mean)).abs() < 1e-9, "{i} {k}");
+            }
+        }
+    }
+}
+
+#[test]
 fn switches_are_the_rows_of_table_5() {
     let off = PclConfig { disentangle: false, ..SMALL };
     let (vs, mut simclr) = pcl(off);

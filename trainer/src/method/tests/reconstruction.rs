@@ -4,6 +4,7 @@ use super::super::decoder::warp;
 use super::super::fabnet::band;
 use super::super::facecycle::{asymmetry, ssim};
 use super::super::rotnet::turned;
+use super::super::vgg::{Until, Vgg};
 use super::*;
 
 const PLATEAU: PlateauConfig = PlateauConfig { patience_epochs: 1, factor: 0.1 };
@@ -78,6 +79,37 @@ fn fabnet_puts_the_target_together_from_shares_of_its_sources() {
         let cell = std::cell::RefCell::new(&mut method);
         compare_slopes(&vs, || cell.borrow_mut().loss(0, &views, &ALONE).unwrap().total);
     }
+}
+
+#[test]
+fn each_source_is_warped_by_its_own_flow_and_counts_by_its_own_share() {
+    let (vs, method, views) = fabnet(3, Curriculum::default());
+    let made = method.assemble(&views.views, Phase::ALONE);
+    // Sources in another order are the same sources.
+    let order = [2, 0, 1];
+    let mut turned = vec![views.views[0].shallow_clone()];
+    turned.extend(order.iter().map(|&source| views.views[1 + source].shallow_clone()));
+    let again = method.assemble(&turned, Phase::ALONE);
+    let apart = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]);
+    assert!(apart(&made.reconstruction, &again.reconstruction) < 1e-9);
+    for (place, &source) in order.iter().enumerate() {
+        assert!(apart(&again.shares[place], &made.shares[source]) < 1e-9);
+    }
+    assert!(apart(&made.shares[0], &made.shares[1]) > 1e-4, "they are told apart");
+    // Where nothing flows, sources are mixed as they are, each by its share.
+    let still = |part: &str| vs.variables()[part].shallow_clone();
+    no_grad(|| {
+        let _ = still("sampler.layer3.conv.weight").zero_();
+        let _ = still("sampler.layer3.conv.bias").zero_();
+    });
+    let made = method.assemble(&views.views, Phase::ALONE);
+    let sum = views.views[1..]
+        .iter()
+        .zip(&made.shares)
+        .map(|(source, share)| source * share)
+        .reduce(|sum, part| sum + part)
+        .unwrap();
+    assert!(apart(&made.reconstruction, &sum) < 1e-9);
 }
 
 #[test]
@@ -223,7 +255,57 @@ fn facecycle_has_the_gradient_of_its_loss() {
     assert!((loss.total.double_value(&[]) - expected).abs() < 1e-9 && parts[3] == 0.0);
     let cell = std::cell::RefCell::new(&mut method);
     compare_slopes(&vs, || cell.borrow_mut().loss(0, &views, &ALONE).unwrap().total);
+    // The generator has the width of these weights, then.
+    let with_vgg =
+        |file: &std::path::Path| FaceCycleConfig { width: 256, vgg19: file.to_owned(), ..config.clone() };
+    perceptual_losses_are_of_gram_matrices(&views, with_vgg);
     let missing = FaceCycleConfig { vgg19: "no-such-file".into(), ..FaceCycleConfig::default() };
     let error = FaceCycle::new(of(&vs, Backbone::FaceCycle, 16), &missing).unwrap_err();
     assert!(format!("{error:#}").contains("no-such-file"));
+}
+
+/// With weights of VGG-19 that are drawn: four made faces beside the picture, over three layers.
+fn perceptual_losses_are_of_gram_matrices(
+    views: &Views,
+    config: impl Fn(&std::path::Path) -> FaceCycleConfig,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("vgg19.safetensors");
+    let drawn = nn::VarStore::new(tch::Device::Cpu);
+    let vgg = Vgg::new(&drawn.root(), Until::Conv4_1, 1);
+    let all = drawn.variables().into_iter().map(|(name, t)| (name, t.detach().contiguous()));
+    Tensor::write_safetensors(&all.collect::<Vec<_>>(), &file).unwrap();
+    let vs = store();
+    let mut method = FaceCycle::new(of(&vs, Backbone::FaceCycle, 16), &config(&file)).unwrap();
+    let single = Views {
+        views: views.views.iter().map(|view| view.to_kind(Kind::Float)).collect(),
+        seeds: views.seeds.clone(),
+        ..super::views(1)
+    };
+    let loss = method.loss(0, &single, &ALONE).unwrap();
+    let pictures = method.made(&single);
+    let gram = |map: &Tensor, n: i64| -> Vec<f64> {
+        let size = map.size();
+        let value =
+            |c: i64| Vec::<f64>::try_from(map.get(n).get(c).flatten(0, -1).to_kind(Kind::Double)).unwrap();
+        let rows: Vec<Vec<f64>> = (0..size[1]).map(value).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+        rows.iter()
+            .flat_map(|a| rows.iter().map(|b| dot(a, b) / (size[2] * size[3]) as f64).collect::<Vec<_>>())
+            .collect()
+    };
+    let target = vgg.features(&pictures[0]).0;
+    let mut expected = 0.0;
+    for made in &pictures[1..] {
+        for (ours, theirs) in vgg.features(made).0.iter().zip(&target) {
+            let count = ours.size()[0];
+            let squares: Vec<f64> = (0..count)
+                .flat_map(|n| gram(ours, n).into_iter().zip(gram(theirs, n)).collect::<Vec<_>>())
+                .map(|(a, b)| (a - b).powi(2))
+                .collect();
+            expected += squares.iter().sum::<f64>() / squares.len() as f64 / 4.0;
+        }
+    }
+    let found = loss.parts[3].double_value(&[]);
+    assert!(expected > 0.0 && (found - expected).abs() < 1e-4 * expected, "{found} {expected}");
 }

@@ -1,0 +1,81 @@
+//! Whether FAb-Net puts frames of people that it has not seen together better than by copying another frame of theirs.
+
+use std::fmt;
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use super::{Run, SaliencyArgs, Videos, some_of};
+use crate::method::{FabNet, Objective};
+use crate::store::Store;
+
+/// Pictures that are measured, at most.
+const MOST: usize = 400;
+
+/// Errors of frames that are put together from others of their video.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Frames.
+    pub n: usize,
+    /// Mean absolute error of what is put together, of pictures in `[0,1]`.
+    pub reconstruction: f64,
+    /// The same of the frames that it is put together from, as they are.
+    pub copying_the_source: f64,
+}
+
+impl fmt::Display for Copied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { n, reconstruction, copying_the_source } = self;
+        write!(
+            f,
+            "{n} frames put together from others of their video err by {reconstruction:.4} in the mean, copies of those by \
+             {copying_the_source:.4}"
+        )
+    }
+}
+
+/// Measures a run of FAb-Net; `None` where no frame has another of its video beside it.
+///
+/// # Errors
+/// Names the picture that cannot be read.
+pub(super) fn measure(
+    args: &SaliencyArgs,
+    store: &Store,
+    run: &Run,
+    videos: &Videos,
+    objective: &dyn Objective,
+) -> anyhow::Result<Option<Copied>> {
+    let frames: Vec<usize> = some_of(store, args.split, MOST)
+        .into_iter()
+        .filter(|&frame| !videos.is_alone(store, frame))
+        .collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
+    let (mut made, mut copied) = (0.0, 0.0);
+    for chunk in frames.chunks(64) {
+        let views = videos.views(run, store, chunk, objective.plan().len(), &mut rng)?;
+        let shown = no_grad(|| objective.show(&views));
+        let Some(target) = shown.iter().find(|shown| shown.name == FabNet::TARGET) else { return Ok(None) };
+        let error = |other: &Tensor| {
+            (other - &target.pictures).abs().mean(Kind::Double).double_value(&[]) * chunk.len() as f64
+        };
+        let sources: Vec<f64> = shown
+            .iter()
+            .filter(|shown| shown.name.starts_with(FabNet::SOURCE))
+            .map(|source| error(&source.pictures))
+            .collect();
+        copied += sources.iter().sum::<f64>() / sources.len() as f64;
+        made += shown
+            .iter()
+            .filter(|shown| shown.name == FabNet::RECONSTRUCTION)
+            .map(|made| error(&made.pictures))
+            .sum::<f64>();
+    }
+    let count = frames.len() as f64;
+    Ok((!frames.is_empty()).then_some(Copied {
+        n: frames.len(),
+        reconstruction: made / count,
+        copying_the_source: copied / count,
+    }))
+}
