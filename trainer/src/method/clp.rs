@@ -14,7 +14,8 @@ use crate::distributed::{DistributedError, Group};
 use crate::nets::{Encoder, Mlp, Phase, Precision};
 use crate::ntxent::{contrast, unit_rows};
 
-/// What the j-th triplet of a sequence counts, whose positive is the j-th frame (table IV).
+/// What the j-th triplet of a sequence counts, whose positive is the j-th frame (table IV). As equation 1 is printed, the anchor is the
+/// first frame and sums begin with j = 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TripletWeight {
@@ -55,7 +56,7 @@ pub struct ClpConfig {
     pub weight: TripletWeight,
     /// By how much the nearer frame is to be nearer, m.
     pub margin: f64,
-    /// Weight of L_cir, beta.
+    /// Weight of L_cir beside L_tcl, beta; alone it counts 1.
     pub beta: f64,
     /// Temperature of L_cir.
     pub temperature: f64,

@@ -22,8 +22,8 @@ pub use recipe::{Recipe, list as list_recipes};
 
 use crate::checkpoint::{FILE_NAME, StoreMark};
 use crate::data::{
-    Anchors, CachePlan, Clips, PairConfig, PassOver, Pictures, Reach, Sampling, Steps, Timing, TupleBatch,
-    prefetch_tuples, training_device,
+    Anchors, CachePlan, Clips, PairConfig, PassOver, Pictures, Reach, Sampling, SequenceConfig, Steps,
+    Timing, TupleBatch, prefetch_tuples, training_device,
 };
 use crate::distributed::Group;
 use crate::store::{Store, StoreError};
@@ -114,6 +114,9 @@ pub fn pretrain(
     engine.share()?;
     if group.rank() == 0 {
         eprintln!("{}", told(&clips, reach));
+        if let Some(secs) = span(config, &clips) {
+            eprintln!("sequences of {} frames are {secs:.2} s long (CLP's: 0.64 s)", config.sequence.length);
+        }
     }
     let mut run = Run {
         log: if group.rank() == 0 {
@@ -228,6 +231,15 @@ fn told(clips: &Clips, reach: Reach) -> String {
         100.0 * far,
         100.0 * landmarks
     )
+}
+
+/// Seconds from a sequence's first frame to its last, where the method learns from sequences: their stride counts frames of the
+/// store, whatever its rate.
+fn span(config: &PretrainConfig, clips: &Clips) -> Option<f64> {
+    let Sampling::Sequences(SequenceConfig { length, stride, .. }) = config.sampling() else { return None };
+    let sequence = (0..clips.len()).find_map(|frame| clips.sequence(frame, length, stride))?;
+    let secs = |frame: Option<&usize>| frame.map(|&frame| clips.record(frame).t_secs());
+    Some(secs(sequence.last())? - secs(sequence.first())?)
 }
 
 /// A fresh run's folder; the first step is 0.
