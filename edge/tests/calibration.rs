@@ -91,10 +91,10 @@ struct Actor {
 
 impl Actor {
     fn new() -> Self {
-        let webcam = RenderOptions::webcam();
         let mut script =
-            ClipSource::new(1, 1, RenderOptions { width: 32, height: 24, ..webcam.clone() }).unwrap();
-        let mut camera = ClipSource::new(1, 1, webcam).unwrap();
+            ClipSource::new(1, 1, RenderOptions { width: 32, height: 24, ..RenderOptions::webcam() })
+                .unwrap();
+        let mut camera = ClipSource::new(1, 1, RenderOptions::webcam()).unwrap();
         let mut takes: Vec<Take> = Vec::new();
         let mut moments = (0..).map(|i| 0.1 * f64::from(i)).map(|t| (t, script.frame_at(t).unwrap().1));
         let (mut shown, mut since) = (Expression::Neutral, 0.0);

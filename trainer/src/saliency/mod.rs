@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
+use image::imageops;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -442,7 +443,11 @@ fn picture(record: &Record<'_>, note: Option<String>) -> anyhow::Result<Tile> {
         None => format!("{:.1} s", record.t_secs()),
     };
     let note = note.unwrap_or_else(|| record.identity().to_owned());
-    Ok(Tile::of(tiles::image_in(record)?, title, note))
+    // What an encoder sees of it.
+    let whole = tiles::image_in(record)?;
+    let side = whole.width().min(whole.height());
+    let (x, y) = ((whole.width() - side) / 2, (whole.height() - side) / 2);
+    Ok(Tile::of(imageops::crop_imm(&whole, x, y, side, side).to_image(), title, note))
 }
 
 /// What a run's method makes, where it makes pictures, a row for each person.

@@ -215,7 +215,7 @@ mod tests {
             for frame in 0..8 {
                 let number = person * 8 + frame;
                 let rgb: Vec<u8> =
-                    (0..32 * 32 * 3).map(|i| (i * (number + 1) * 2_654_435 >> 7) as u8).collect();
+                    (0..32 * 32 * 3).map(|i| ((i * (number + 1) * 2_654_435) >> 7) as u8).collect();
                 let sample = Sample::unlabelled(frame as f64, split(person));
                 writer.push(&encode_jpeg(&rgb, 32, 32, 3, 90).unwrap(), &label(number, sample)).unwrap();
             }
@@ -227,9 +227,11 @@ mod tests {
     fn sets_without_a_test_split_are_judged_by_folds_or_on_another_set() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let training = |person: usize| if person % 3 == 0 { Split::Val } else { Split::Train };
+        let training = |person: usize| if person.is_multiple_of(3) { Split::Val } else { Split::Train };
         let units = |number: usize, sample: Sample| Sample {
-            action_units: Some(std::array::from_fn(|unit| f32::from((number >> (unit % 3)) % 2 == 0))),
+            action_units: Some(std::array::from_fn(|unit| {
+                f32::from((number >> (unit % 3)).is_multiple_of(2))
+            })),
             ..sample
         };
         let pose =
@@ -240,13 +242,13 @@ mod tests {
         let loaded = Loaded::random(Backbone::Edge, 32, 0);
         let probe = |text: String| text.parse::<Probe>().unwrap();
         let pair = probe(format!("{}:{}", at("lp").display(), at("aflw").display()));
-        let measured = measure(&loaded, &[probe(at("disfa").display().to_string()), pair.clone()]).unwrap();
+        let measured = measure(&loaded, &[probe(at("disfa").display().to_string()), pair]).unwrap();
         assert!(
             measured.scores[&Measure::ActionUnits].is_finite() && measured.scores[&Measure::Pose].is_finite()
         );
         assert_eq!(measured.stores[&Measure::ActionUnits], "disfa");
         assert_eq!(measured.stores[&Measure::Pose], "aflw");
-        // What is fitted elsewhere is not what is fitted here: nothing of the training set of the pair was scored.
+        // Pose is not scored by folds.
         let alone = measure(&loaded, &[probe(at("lp").display().to_string())]).unwrap_err().to_string();
         assert!(alone.contains("the test split has nothing to judge by"), "{alone}");
     }
