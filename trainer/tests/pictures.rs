@@ -90,6 +90,12 @@ fn pictures_are_drawn_of_every_method_and_reported() {
     let turned = &album["turned"]["pcl-0"];
     let counted = turned["n"].as_u64().unwrap() + turned["without_face"].as_u64().unwrap();
     assert_eq!(counted, 32, "every test picture: {turned}");
+    let copied = &album["copied"]["fabnet-0"];
+    assert_eq!(copied["n"], 32, "{copied}");
+    assert!(
+        copied["reconstruction"].as_f64().unwrap() > 0.0
+            && copied["copying_the_source"].as_f64().unwrap() > 0.0
+    );
     // One kind alone, and the same people again.
     done(dir, "saliency --checkpoint runs/pcl-0 --data people --out again --people 2 --frames 5 --only cam");
     assert_eq!(fs::read_dir(dir.join("again")).unwrap().count(), 3);

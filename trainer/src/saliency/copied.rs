@@ -2,13 +2,17 @@
 
 use std::fmt;
 
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use super::{Run, SaliencyArgs, Videos, some_of};
+use crate::augment::augment;
+use crate::data::{Batch, normalise};
+use crate::eval::InputSpec;
 use crate::method::{FabNet, Objective};
+use crate::pretrain::PretrainConfig;
 use crate::store::Store;
 
 /// Pictures that are measured, at most.
@@ -36,7 +40,7 @@ impl fmt::Display for Copied {
     }
 }
 
-/// Measures a run of FAb-Net; `None` where no frame has another of its video beside it.
+/// Measures a run of FAb-Net on views drawn as those that it learnt from; `None` where no frame has another of its video beside it.
 ///
 /// # Errors
 /// Names the picture that cannot be read.
@@ -45,7 +49,7 @@ pub(super) fn measure(
     store: &Store,
     run: &Run,
     videos: &Videos,
-    objective: &dyn Objective,
+    (config, objective): (&PretrainConfig, &dyn Objective),
 ) -> anyhow::Result<Option<Copied>> {
     let frames: Vec<usize> = some_of(store, args.split, MOST)
         .into_iter()
@@ -54,7 +58,15 @@ pub(super) fn measure(
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let (mut made, mut copied) = (0.0, 0.0);
     for chunk in frames.chunks(64) {
-        let views = videos.views(run, store, chunk, objective.plan().len(), &mut rng)?;
+        let mut views = Vec::new();
+        for tuple in videos.tuples(store, chunk, objective.plan().len(), &mut rng) {
+            let InputSpec { side_px, mean, std } = run.loaded.input();
+            let batch = Batch::load(store, tuple, side_px)?;
+            let seeds: Vec<u64> = chunk.iter().map(|_| rng.random()).collect();
+            let unit = batch.to_unit(run.loaded.vs.device());
+            let drawn = augment(&unit, &batch.landmarks, &config.augment, i64::from(side_px), &seeds);
+            views.push(normalise(&drawn, mean, std));
+        }
         let shown = no_grad(|| objective.show(&views));
         let Some(target) = shown.iter().find(|shown| shown.name == FabNet::TARGET) else { return Ok(None) };
         let error = |other: &Tensor| {

@@ -314,27 +314,19 @@ impl Videos {
         self.beside(store, frame).len() < 2
     }
 
-    /// These frames as a run's method takes them, and as many others of each one's video as make up `count`; the frame itself where it
-    /// is alone.
-    fn views(
-        &self,
-        run: &Run,
-        store: &Store,
-        frames: &[usize],
-        count: usize,
-        rng: &mut impl Rng,
-    ) -> anyhow::Result<Vec<Tensor>> {
-        let mut views = vec![run.crops(store, frames)?.1];
-        while views.len() < count {
+    /// These frames, and lists of as many others, each of the same video as the one in its place, as make up `count` lists; the frame
+    /// itself where it is alone.
+    fn tuples(&self, store: &Store, frames: &[usize], count: usize, rng: &mut impl Rng) -> Vec<Vec<usize>> {
+        let mut tuples = vec![frames.to_vec()];
+        while tuples.len() < count {
             let other = |&own: &usize| {
                 let others: Vec<usize> =
                     self.beside(store, own).iter().copied().filter(|frame| *frame != own).collect();
                 others.choose(rng).copied().unwrap_or(own)
             };
-            let others: Vec<usize> = frames.iter().map(other).collect();
-            views.push(run.crops(store, &others)?.1);
+            tuples.push(frames.iter().map(other).collect());
         }
-        Ok(views)
+        tuples
     }
 }
 
@@ -467,7 +459,9 @@ fn made(
     objective.restored();
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     let count = method::sampling(&config).frames();
-    let views = chosen.videos.views(run, store, &chosen.people, count, &mut rng)?;
+    let tuples = chosen.videos.tuples(store, &chosen.people, count, &mut rng);
+    let views =
+        tuples.iter().map(|frames| Ok(run.crops(store, frames)?.1)).collect::<anyhow::Result<Vec<_>>>()?;
     let shown = no_grad(|| objective.show(&views));
     if shown.is_empty() {
         return Ok(());
@@ -491,7 +485,8 @@ fn made(
         album.turned.insert(run.name.clone(), turned);
     }
     if config.method == Method::FabNet
-        && let Some(copied) = copied::measure(args, store, run, &chosen.videos, objective.as_ref())?
+        && let Some(copied) =
+            copied::measure(args, store, run, &chosen.videos, (&config, objective.as_ref()))?
     {
         album.copied.insert(run.name.clone(), copied);
     }

@@ -145,18 +145,15 @@ pub fn measure(loaded: &Loaded, probes: &[Probe]) -> anyhow::Result<Measured> {
 /// Adds what a probe can tell of the measures that are still to be known.
 fn judge(loaded: &Loaded, probe: &Probe, measured: &mut Measured) -> anyhow::Result<()> {
     let scored = Store::open(&probe.scored)?;
+    let (test, all) = (scored.split(Split::Test), (0..scored.len()).collect::<Vec<_>>());
     let mut asked: Vec<(Task, Protocol)> = Vec::new();
     let mut tasks: Vec<EvalArgs> = Vec::new();
     for measure in Measure::ALL.into_iter().filter(|measure| !measured.scores.contains_key(measure)) {
         let (task, protocol, _) = measure.source();
-        let labelled =
-            |mut frames: std::vec::IntoIter<usize>| frames.any(|i| has_label(task, &scored.record(i)));
-        let by_folds = task == Task::Au
-            && probe.fitted == probe.scored
-            && !labelled(scored.split(Split::Test).into_iter())
-            && labelled((0..scored.len()).collect::<Vec<_>>().into_iter());
-        if asked.contains(&(task, protocol)) || !by_folds && !labelled(scored.split(Split::Test).into_iter())
-        {
+        let labelled = |frames: &[usize]| frames.iter().any(|&i| has_label(task, &scored.record(i)));
+        let is_split = labelled(&test);
+        let by_folds = task == Task::Au && probe.fitted == probe.scored && !is_split && labelled(&all);
+        if asked.contains(&(task, protocol)) || !(is_split || by_folds) {
             continue;
         }
         asked.push((task, protocol));
