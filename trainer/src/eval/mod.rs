@@ -18,8 +18,7 @@ mod subject;
 mod va;
 mod verify;
 
-use std::collections::BTreeSet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -83,6 +82,11 @@ pub enum Task {
 }
 
 impl Task {
+    /// Whether something is fitted to a training split, else frames are compared with each other.
+    pub(crate) const fn fits(self) -> bool {
+        !matches!(self, Self::Identity | Self::Verify | Self::Retrieval | Self::Order)
+    }
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Expression => "expression",
@@ -311,9 +315,8 @@ impl EvalArgs {
             "--out is for --protocol finetune: nothing else trains an encoder"
         );
         ensure!(self.config.is_none() || tuned, "--config is for --protocol finetune");
-        let fits = !matches!(self.task, Task::Identity | Task::Verify | Task::Retrieval | Task::Order);
         ensure!(
-            self.test_data.is_none() || fits && self.protocol != Protocol::OwnHead,
+            self.test_data.is_none() || self.task.fits() && self.protocol != Protocol::OwnHead,
             "--task {task} --protocol {protocol} trains nothing: give the store that is scored as --data"
         );
         ensure!(

@@ -6,7 +6,7 @@ use semblance_calib::LinearHead;
 use semblance_face::labels::Expression;
 use tch::{Kind, Tensor};
 
-use super::some_of;
+use super::{MEASURED, some_of};
 use crate::checkpoint::Checkpoint;
 use crate::eval::{ClassWeights, Loaded, checkpoint_head, classes, encoder_features, fit_probe};
 use crate::nets::{Encoder, Precision};
@@ -14,8 +14,6 @@ use crate::store::{Split, Store};
 
 /// Positions a side that a map has at least, so that there is something to see.
 const LEAST_SIDE: i64 = 4;
-/// Embeddings that a split's mean is of, at most.
-const MOST: usize = 400;
 /// Regularisation of the probe.
 const L2: f64 = 1e-3;
 
@@ -45,7 +43,7 @@ impl Target {
             return Ok(Self::Head(checkpoint_head(checkpoint)?));
         }
         let Ok(classes) = classes(store) else {
-            let embeddings = loaded.embed(store, &some_of(store, split, MOST))?.into_tensor();
+            let embeddings = loaded.embed(store, &some_of(store, split, MEASURED))?.into_tensor();
             return Ok(Self::Difference(embeddings.mean_dim([0].as_slice(), true, None)));
         };
         let features = encoder_features(loaded, store, Split::Train, &classes)?;

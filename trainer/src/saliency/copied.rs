@@ -7,16 +7,13 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use super::{Run, SaliencyArgs, Videos, some_of};
+use super::{MEASURED, Run, SaliencyArgs, Videos, named, some_of};
 use crate::augment::augment;
 use crate::data::{Batch, normalise};
 use crate::eval::InputSpec;
 use crate::method::{FabNet, Objective};
 use crate::pretrain::PretrainConfig;
 use crate::store::Store;
-
-/// Pictures that are measured, at most.
-const MOST: usize = 400;
 
 /// Errors of frames that are put together from others of their video.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +48,7 @@ pub(super) fn measure(
     videos: &Videos,
     (config, objective): (&PretrainConfig, &dyn Objective),
 ) -> anyhow::Result<Option<Copied>> {
-    let frames: Vec<usize> = some_of(store, args.split, MOST)
+    let frames: Vec<usize> = some_of(store, args.split, MEASURED)
         .into_iter()
         .filter(|&frame| !videos.is_alone(store, frame))
         .collect();
@@ -68,21 +65,20 @@ pub(super) fn measure(
             views.push(normalise(&drawn, mean, std));
         }
         let shown = no_grad(|| objective.show(&views));
-        let Some(target) = shown.iter().find(|shown| shown.name == FabNet::TARGET) else { return Ok(None) };
-        let error = |other: &Tensor| {
-            (other - &target.pictures).abs().mean(Kind::Double).double_value(&[]) * chunk.len() as f64
+        let Some((target, together)) =
+            named(&shown, FabNet::TARGET).zip(named(&shown, FabNet::RECONSTRUCTION))
+        else {
+            return Ok(None);
         };
+        let error =
+            |other: &Tensor| (other - target).abs().mean(Kind::Double).double_value(&[]) * chunk.len() as f64;
         let sources: Vec<f64> = shown
             .iter()
             .filter(|shown| shown.name.starts_with(FabNet::SOURCE))
             .map(|source| error(&source.pictures))
             .collect();
         copied += sources.iter().sum::<f64>() / sources.len() as f64;
-        made += shown
-            .iter()
-            .filter(|shown| shown.name == FabNet::RECONSTRUCTION)
-            .map(|made| error(&made.pictures))
-            .sum::<f64>();
+        made += error(together);
     }
     let count = frames.len() as f64;
     Ok((!frames.is_empty()).then_some(Copied {

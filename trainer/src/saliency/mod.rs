@@ -241,16 +241,17 @@ impl Album {
             earlier.pages.into_iter().filter(|page| self.pages.iter().all(|own| own.file != page.file));
         self.pages = kept.collect::<Vec<_>>().into_iter().chain(self.pages.drain(..)).collect();
         self.commands.splice(0..0, earlier.commands);
-        for (name, sha256) in earlier.runs {
-            self.runs.entry(name).or_insert(sha256);
-        }
-        for (name, turned) in earlier.turned {
-            self.turned.entry(name).or_insert(turned);
-        }
-        for (name, copied) in earlier.copied {
-            self.copied.entry(name).or_insert(copied);
-        }
+        keep(&mut self.runs, earlier.runs);
+        keep(&mut self.turned, earlier.turned);
+        keep(&mut self.copied, earlier.copied);
         Ok(())
+    }
+}
+
+/// Keeps what an earlier call has of runs that this one has nothing of.
+fn keep<T>(own: &mut BTreeMap<String, T>, earlier: BTreeMap<String, T>) {
+    for (name, value) in earlier {
+        own.entry(name).or_insert(value);
     }
 }
 
@@ -280,6 +281,14 @@ fn fresh_name(stem: &str, taken: impl Fn(&str) -> bool) -> String {
         name = format!("{stem}.{number}");
     }
     name
+}
+
+/// Frames that figures are of, at most.
+const MEASURED: usize = 400;
+
+/// What a method calls so, of what it made.
+fn named<'a>(shown: &'a [method::Shown], name: &str) -> Option<&'a Tensor> {
+    shown.iter().find(|shown| shown.name == name).map(|shown| &shown.pictures)
 }
 
 /// Frames of a split, at most so many, evenly over it.

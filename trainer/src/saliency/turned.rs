@@ -7,14 +7,12 @@ use semblance_face::{Bundle, Frame, Landmarker, head_pose};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use super::{Run, SaliencyArgs, some_of};
+use super::{MEASURED, Run, SaliencyArgs, named, some_of};
 use crate::eval::spearman;
 use crate::method::{Objective, Pcl};
 use crate::store::Store;
 use crate::tiles;
 
-/// Pictures that are measured, at most.
-const MOST: usize = 400;
 /// Side that pictures are brought to before landmarks are looked for.
 const LOOKED_AT_PX: i64 = 192;
 /// From this yaw on a head is turned.
@@ -109,11 +107,11 @@ pub(super) fn measure(
     };
     let mut landmarker = Landmarker::new(onnx, entry.input_side_px)?;
     let (mut yaws, mut without_face) = (Vec::new(), 0);
-    for frames in some_of(store, args.split, MOST).chunks(64) {
+    for frames in some_of(store, args.split, MEASURED).chunks(64) {
         let (unit, crops) = run.crops(store, frames)?;
         let shown = no_grad(|| objective.show(&[crops]));
-        let named = |name: &str| shown.iter().find(|shown| shown.name == name).map(|shown| &shown.pictures);
-        let Some((made, flipped)) = named(Pcl::RECONSTRUCTION).zip(named(Pcl::POSE_FLIPPED)) else {
+        let Some((made, flipped)) = named(&shown, Pcl::RECONSTRUCTION).zip(named(&shown, Pcl::POSE_FLIPPED))
+        else {
             return Ok(None);
         };
         for i in 0..frames.len() as i64 {

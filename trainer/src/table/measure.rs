@@ -121,6 +121,13 @@ impl FromStr for Probe {
     }
 }
 
+impl Probe {
+    /// Its stores, one or two.
+    pub fn stores(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.fitted].into_iter().chain((self.scored != self.fitted).then_some(&self.scored))
+    }
+}
+
 /// Folds of people that action units are scored by where no split is for the test, as the papers have it for DISFA and BP4D.
 const FOLDS: u32 = 3;
 
@@ -157,8 +164,7 @@ fn judge(loaded: &Loaded, probe: &Probe, measured: &mut Measured) -> anyhow::Res
             continue;
         }
         asked.push((task, protocol));
-        let fits = !matches!(task, Task::Identity | Task::Verify | Task::Order);
-        let apart = fits && probe.fitted != probe.scored;
+        let apart = task.fits() && probe.fitted != probe.scored;
         tasks.push(EvalArgs {
             class_weights: match task {
                 Task::Expression => ClassWeights::Balanced,
@@ -167,7 +173,7 @@ fn judge(loaded: &Loaded, probe: &Probe, measured: &mut Measured) -> anyhow::Res
             folds: by_folds.then_some(FOLDS),
             test_data: apart.then(|| probe.scored.clone()),
             apart_secs: OTHER_VIDEOS_SECS,
-            ..EvalArgs::new(task, protocol, if fits { &probe.fitted } else { &probe.scored }.clone())
+            ..EvalArgs::new(task, protocol, if task.fits() { &probe.fitted } else { &probe.scored }.clone())
         });
     }
     for (of, judged) in asked.into_iter().zip(evaluate_all(loaded, &tasks)?) {

@@ -99,17 +99,11 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
     let table = args.name.read()?;
     let stop = interrupt::flag()?;
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let mut judged_on: Vec<PathBuf> = Vec::new();
-    for Probe { fitted, scored } in &args.probe {
-        judged_on.push(fitted.clone());
-        if scored != fitted {
-            judged_on.push(scored.clone());
-        }
-    }
-    let marks = |dirs: &[PathBuf]| {
+    let marks = |dirs: Vec<&PathBuf>| {
         dirs.iter().map(|dir| Ok(StoreMark::of(&Store::open(dir)?))).collect::<anyhow::Result<Vec<_>>>()
     };
-    let (data, probe) = (marks(&args.data)?, marks(&judged_on)?);
+    let (data, probe) =
+        (marks(args.data.iter().collect())?, marks(args.probe.iter().flat_map(Probe::stores).collect())?);
     if let Some(same) = data.iter().find(|mark| probe.iter().any(|probe| probe.checksum == mark.checksum)) {
         bail!("--probe: {} is what is trained on: give a store of other people", same.name);
     }
