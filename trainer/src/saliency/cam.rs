@@ -186,7 +186,8 @@ mod tests {
     fn slopes_are_those_of_finite_differences() {
         // Flattened maps have slopes of their own at each position.
         let loaded = Loaded::random(Backbone::Pcl, 32, 1);
-        let crops = Tensor::randn([1, 3, 32, 32], (Kind::Float, loaded.vs.device()));
+        let waves = Tensor::arange(3 * 32 * 32, (Kind::Float, loaded.vs.device()));
+        let crops = (waves * 0.37).sin().view([1, 3, 32, 32]);
         let encoder = &loaded.encoder;
         let (map, layers) = last_map(encoder, &crops).unwrap();
         assert_eq!(map.size(), [1, 128, 4, 4]);
@@ -195,22 +196,28 @@ mod tests {
         let slopes = slopes(encoder, layers, &map, scores);
         const STEP: f64 = 1e-2;
         let mut compared = 0;
-        for channel in [0, 17, 99] {
-            let moved = |by: f64| {
+        for channel in 0..map.size()[1] {
+            let score = |by: f64| {
                 let moved = map.copy();
                 let mut place = moved.narrow(1, channel, 1).narrow(2, 2, 1).narrow(3, 1, 1);
                 let _ = place.g_add_scalar_(by);
                 scores(&encoder.after(layers, &moved, Precision::F32)).double_value(&[0])
             };
-            let expected = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+            let (before, here, after) = (score(-STEP), score(0.0), score(STEP));
+            let (left, right) = ((here - before) / STEP, (after - here) / STEP);
+            // A leaky ReLU that bends within the step has two slopes.
+            if (left - right).abs() > 1e-2 * left.abs().max(0.05) {
+                continue;
+            }
             let ours = slopes.double_value(&[0, channel, 2, 1]);
+            let expected = (left + right) / 2.0;
             assert!(
                 (ours - expected).abs() < 2e-2 * expected.abs().max(0.05),
                 "{channel}: {ours}, {expected}"
             );
             compared += usize::from(ours != 0.0);
         }
-        assert!(compared > 0);
+        assert!(compared >= 16, "{compared} of {} slopes are straight", map.size()[1]);
     }
 
     #[test]
