@@ -21,6 +21,7 @@ pub mod finder;
 pub mod hog;
 pub mod inspect;
 mod interrupt;
+pub mod joint;
 pub mod landmarks;
 pub mod make;
 pub mod memory;

@@ -8,6 +8,7 @@ mod goal;
 mod knn;
 mod labels;
 mod landmarks;
+mod lesson;
 mod linear;
 mod order;
 mod pose;
@@ -45,16 +46,18 @@ pub use features::{
     Embeddings, Features, InputSpec, bundle_features, describe_by_hog, embed, embed_by_bundle,
     encoder_features,
 };
+pub(crate) use finetune::load_side_px;
 pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy};
 pub use labels::has_label;
 pub use landmarks::LandmarkReport;
+pub use lesson::{Judged, Lesson, Taught, TaughtHead};
 pub use order::{OrderReport, spearman};
 pub use pose::{PoseClassReport, PoseReport};
 pub use probe::{ClassWeights, fit_probe, hits, predictions};
 pub use report::{ClassReport, Report, Spread};
 pub use retrieval::{RetrievalReport, nearest_of_others, person_numbers};
-pub use va::VaReport;
+pub use va::{CIRCUMPLEX, VaReport};
 pub use verify::VerifyReport;
 
 /// What is predicted.
@@ -478,7 +481,7 @@ fn evaluate(
         Task::Expression => Evaluation::of(&expression::judge(args, subject, stores)?),
         Task::Identity => Evaluation::of(&judge_identity(args, &subject, &store)?),
         Task::Verify => Evaluation::of(&verify::judge(args, &subject, &store)?),
-        Task::Va => Evaluation::of(&judge(args, va::Va, subject, stores)?),
+        Task::Va => Evaluation::of(&judge(args, va::Va::Labels, subject, stores)?),
         Task::Au => {
             let goal = au::ActionUnits::new(args.au_threshold, &args.aus);
             match args.folds {

@@ -169,7 +169,7 @@ pub fn export(
         name: name.to_owned(),
         encoder: EncoderEntry {
             file: file(ENCODER),
-            backbone: meta.backbone.name().to_owned(),
+            backbone: meta.backbone.to_string(),
             input_side_px: meta.side_px,
             mean: meta.mean,
             std: meta.std,
@@ -200,7 +200,7 @@ pub fn encoder_onnx(loaded: &Loaded) -> anyhow::Result<Vec<u8>> {
     let side = Dim::Fixed(i64::from(loaded.side_px));
     let batch = Dim::Symbol("N");
     let (mut graph, crops) =
-        GraphWriter::new(architecture.backbone.name(), "crops", &[batch, Dim::Fixed(3), side, side]);
+        GraphWriter::new(&architecture.backbone.to_string(), "crops", &[batch, Dim::Fixed(3), side, side]);
     let embedding = no_grad(|| loaded.encoder.write(&mut graph, crops))?;
     let dims = [batch, Dim::Fixed(architecture.embedding_size())];
     Ok(graph.finish(&[("embedding", embedding, &dims)]))
@@ -268,7 +268,7 @@ mod tests {
         ] {
             let loaded = trained(backbone);
             let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
-            assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone.name());
+            assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone);
         }
     }
 
