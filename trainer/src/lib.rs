@@ -35,6 +35,7 @@ pub mod pretrain;
 pub mod progress;
 pub mod report;
 pub mod saliency;
+pub mod search;
 pub mod store;
 pub mod synth;
 pub mod table;

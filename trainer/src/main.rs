@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use semblance_trainer::{
     allocator, bench, cuda, eval, export, facecheck, finder, inspect, joint, landmarks, make, prepare,
-    pretrain, report, saliency, synth, table,
+    pretrain, report, saliency, search, synth, table,
 };
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
@@ -56,6 +56,11 @@ enum Command {
         trainer joint --data faces=stores/fer2013 --init runs/simclr --out runs/joint\n  \
         trainer joint --data faces=stores/fer2013 --data synth=stores/synth --teacher runs/large --out runs/joint --resume")]
     Joint(joint::JointArgs),
+    /// Time shapes of dense encoders in tract, and train each for a few epochs: which is worth its time
+    #[command(after_help = "Examples:\n  \
+        trainer search --shape 32/64x3/128x3/256x3 --shape 48/96x2/192x2/384x2\n  \
+        trainer search --shape 32/64x3/128x3/256x3 --shape 32/64x3/128x2+256x2 --data stores/fer2013")]
+    Search(search::SearchArgs),
     /// Train and judge a table of a paper, and set it beside the published figures
     #[command(after_help = "Examples:\n  \
         trainer synth --out stores/people --identities 120 --fps 8 --seconds 8 --side-px 64\n  \
@@ -122,6 +127,7 @@ fn main() -> ExitCode {
         Command::Finder(args) => finder::run(&args),
         Command::Landmarks(args) => landmarks::run(&args),
         Command::Faces(args) => facecheck::run(&args),
+        Command::Search(args) => search::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     };
