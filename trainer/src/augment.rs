@@ -615,4 +615,26 @@ mod tests {
             assert!(near(0.2) || near(0.8), "row {r} column {c}");
         }
     }
+
+    #[test]
+    fn a_box_of_a_fiftieth_to_a_fifth_of_the_view_is_covered_with_its_mean() {
+        let erasing = AugmentConfig { erase_p: 1.0, ..OFF };
+        let ramp = Tensor::arange(64 * 64, (Kind::Float, Device::Cpu))
+            .view([1, 1, 64, 64])
+            .expand([8, 3, 64, 64], false)
+            / 4096.0;
+        let seeds: Vec<u64> = (0..8).collect();
+        let erased = augment(&ramp, &[], &erasing, 64, &seeds);
+        let changed = (&erased - &ramp).abs().gt(1e-4);
+        let shares = Vec::<f64>::try_from(changed.to_kind(Kind::Double).mean_dim(
+            [1, 2, 3].as_slice(),
+            false,
+            Kind::Double,
+        ))
+        .unwrap();
+        assert!(shares.iter().all(|share| (0.01..0.22).contains(share)), "{shares:?}");
+        let covered = erased.masked_select(&changed);
+        assert!((covered - ramp.mean(Kind::Float)).abs().max().double_value(&[]) < 1e-5);
+        assert!(distance(&augment(&ramp, &[], &OFF, 64, &seeds), &ramp) < 1e-5);
+    }
 }

@@ -216,6 +216,14 @@ impl<M: DeserializeOwned> Checkpoint<M> {
         tensor.ok_or_else(|| self.problem(name, "is missing".to_owned()))
     }
 
+    /// The weight of this name as it is evaluated and exported: the moving average where the run kept one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] where there is none.
+    pub fn weight(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        self.average(name).or_else(|_| self.tensor(&format!("{MODEL}{name}")))
+    }
+
     /// The moving average of the weight of this name.
     ///
     /// # Errors

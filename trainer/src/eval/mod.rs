@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use semblance_calib::LinearHead;
+use semblance_calib::{HeadKind, LinearHead};
 use semblance_face::labels::ACTION_UNITS;
 use serde::{Deserialize, Serialize};
 use tch::nn;
@@ -556,8 +556,34 @@ pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
         "this run ({}) has no head of its own: fine-tune it with `trainer eval --protocol finetune --out RUN`",
         meta.method
     );
-    let (weight, bias) = (checkpoint.tensor("model.head.weight")?, checkpoint.tensor("model.head.bias")?);
+    linear_head(checkpoint, TaughtHead::Expression, meta.labels.clone())
+}
+
+/// Every head that a run has and a bundle takes.
+///
+/// # Errors
+/// Where one lacks weights.
+pub fn checkpoint_heads(checkpoint: &Checkpoint) -> anyhow::Result<Vec<(HeadKind, LinearHead)>> {
+    let meta = &checkpoint.meta;
+    let mut heads = Vec::new();
+    if !meta.labels.is_empty() {
+        heads.push((HeadKind::Expression, checkpoint_head(checkpoint)?));
+    }
+    for (kind, head) in [
+        (HeadKind::ValenceArousal, TaughtHead::ValenceArousal),
+        (HeadKind::ActionUnits, TaughtHead::ActionUnits),
+    ] {
+        if let Some(rows) = meta.heads.get(head.path()) {
+            heads.push((kind, linear_head(checkpoint, head, rows.clone())?));
+        }
+    }
+    Ok(heads)
+}
+
+fn linear_head(checkpoint: &Checkpoint, head: TaughtHead, rows: Vec<String>) -> anyhow::Result<LinearHead> {
+    let part = |part: &str| checkpoint.weight(&format!("{}.{part}", head.path()));
+    let (weight, bias) = (part("weight")?, part("bias")?);
     let dim = weight.size().last().copied().unwrap_or_default() as usize;
     let (weight, bias) = (crate::checkpoint::floats(&weight)?, crate::checkpoint::floats(&bias)?);
-    Ok(LinearHead::new("expression", meta.labels.clone(), dim, weight, bias)?)
+    Ok(LinearHead::new(head.path(), rows, dim, weight, bias)?)
 }

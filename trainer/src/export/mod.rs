@@ -22,7 +22,7 @@ pub use neutral::put_neutral;
 
 use crate::checkpoint::{Checkpoint, floats};
 use crate::data::normalise;
-use crate::eval::{Loaded, checkpoint_head};
+use crate::eval::{Loaded, checkpoint_heads};
 use crate::nets::{Phase, Precision};
 use crate::store::Store;
 
@@ -147,9 +147,10 @@ pub fn export(
          nothing was written"
     );
     let embedding_size = meta.backbone.at(meta.side_px).embedding_size() as usize;
-    let head = if meta.labels.is_empty() { None } else { Some(checkpoint_head(&checkpoint)?) };
-    let heads =
-        Heads::new(embedding_size, head.map(|head| (HeadKind::Expression, head)))?.to_safetensors()?;
+    let heads = Heads::new(embedding_size, checkpoint_heads(&checkpoint)?)?;
+    let rows = |kind| heads.get(kind).map(|head| head.labels().to_vec()).unwrap_or_default();
+    let labels = LabelSets { expression: rows(HeadKind::Expression), au: rows(HeadKind::ActionUnits) };
+    let heads = heads.to_safetensors()?;
     let file = |file: &str| FileEntry { file: file.to_owned(), sha256: String::new() };
     let mut all_scores = meta.scores.clone();
     all_scores.extend(scores);
@@ -179,7 +180,7 @@ pub fn export(
         landmarks,
         crop: CropTemplate::default(),
         heads: file(HEADS),
-        labels: LabelSets { expression: meta.labels.clone(), au: Vec::new() },
+        labels,
         training,
         scores: all_scores,
     };
@@ -265,6 +266,7 @@ mod tests {
             Backbone::FaceCycle,
             Backbone::FabNet,
             Backbone::SplitBrain,
+            Backbone::Dense("16/32x2/64+64".parse().unwrap()),
         ] {
             let loaded = trained(backbone);
             let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
