@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
 use tch::{Kind, Reduction, Tensor};
@@ -503,7 +503,7 @@ impl<'a> Run<'a> {
         let views = Tensor::cat(&views, 0);
         let crops = normalise(&views, config.mean, config.std);
         let embeddings = self.model.loaded.encoder.forward(&crops, Phase::ALONE, config.precision);
-        let embeddings = embeddings.dropout(config.dropout, true);
+        let embeddings = left_out(&embeddings, config.dropout, &mut rng);
         let taught = self
             .teacher
             .as_ref()
@@ -646,6 +646,19 @@ impl<'a> Run<'a> {
 
 /// What a checkpoint of `trainer joint` says that it is of.
 pub const METHOD: &str = "joint";
+
+/// Embeddings `[N,D]` of which each value is 0 with this probability, the others growing by as much (Srivastava et al. 2014).
+/// Drawn on the host: a run that is resumed leaves out the same.
+fn left_out(embeddings: &Tensor, probability: f64, rng: &mut ChaCha8Rng) -> Tensor {
+    if probability == 0.0 {
+        return embeddings.shallow_clone();
+    }
+    let kept = 1.0 / (1.0 - probability) as f32;
+    let factors: Vec<f32> =
+        (0..embeddings.numel()).map(|_| if rng.random_bool(probability) { 0.0 } else { kept }).collect();
+    embeddings
+        * Tensor::from_slice(&factors).view(embeddings.size().as_slice()).to_device(embeddings.device())
+}
 
 /// The mean divergence of the student's distribution from the teacher's at a temperature, times its square (Hinton et al.
 /// 2015, section 2), so that its slopes are those of a cross-entropy.
