@@ -331,7 +331,6 @@ impl Engine {
             std: config.std,
             method: config.method.name().to_owned(),
             labels: Vec::new(),
-            heads: Default::default(),
             step,
             config: config::table_of(config)?,
             scores: toml::Table::new(),
