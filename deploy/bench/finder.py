@@ -46,7 +46,7 @@ def main():
     rounds = []
     for _ in range(args.rounds):
         yunet = yunet_ms(session, picture, args.frames)
-        alone, each, default = edge("--find-only"), edge("--find-every", "1"), edge()
+        alone, each, default = edge("--only", "finder"), edge("--find-every", "1"), edge()
         rounds.append((yunet, alone["find"]["p50"], each["find"]["p50"], each["total"]["p50"], default["total"]["p50"], default["total"]["p99"]))
     yunet, alone, find, every, total, worst = (statistics.median(column) for column in zip(*rounds))
     print(f"YuNet-n 320, onnxruntime {onnxruntime.__version__}, network alone   {yunet:7.3f} ms")

@@ -39,6 +39,7 @@ fn write_run(dir: &Path) -> Checkpoint {
         std: [0.2, 0.25, 0.3],
         method: "finetune".to_owned(),
         labels: LABELS.map(str::to_owned).to_vec(),
+        heads: Default::default(),
         step: 1,
         config: toml::Table::new(),
         scores: toml::Table::new(),

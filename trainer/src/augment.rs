@@ -40,6 +40,9 @@ pub struct AugmentConfig {
     pub sobel_p: f64,
     /// Pictures are turned within `+-` so many degrees (CLP has 10; SSLFER does without).
     pub rotate_deg: f64,
+    /// Probability of covering a random box, a fiftieth to a fifth of the view, with the view's mean colour (Zhong et al.
+    /// 2020, random erasing).
+    pub erase_p: f64,
 }
 
 impl Default for AugmentConfig {
@@ -58,6 +61,7 @@ impl Default for AugmentConfig {
             grey_p: 0.2,
             sobel_p: 0.0,
             rotate_deg: 0.0,
+            erase_p: 0.0,
         }
     }
 }
@@ -78,6 +82,7 @@ impl AugmentConfig {
         grey_p: 0.0,
         sobel_p: 0.0,
         rotate_deg: 0.0,
+        erase_p: 0.0,
     };
 
     /// The first setting that makes no sense for views of `side_px` pixels a side, in words.
@@ -89,6 +94,7 @@ impl AugmentConfig {
             ("blur_p", self.blur_p),
             ("grey_p", self.grey_p),
             ("sobel_p", self.sobel_p),
+            ("erase_p", self.erase_p),
             ("brightness", self.brightness),
             ("contrast", self.contrast),
             ("saturation", self.saturation),
@@ -201,11 +207,13 @@ fn drawn(
         blur(&coloured, draws, config.blur_kernel)
     };
     let filtered: Vec<bool> = draws.iter().map(|draw| draw.sobel).collect();
-    if !filtered.contains(&true) {
-        return blurred;
-    }
-    let filtered = Tensor::from_slice(&filtered).to_device(device).view([-1, 1, 1, 1]);
-    sobel(&blurred).where_self(&filtered, &blurred)
+    let views = if filtered.contains(&true) {
+        let filtered = Tensor::from_slice(&filtered).to_device(device).view([-1, 1, 1, 1]);
+        sobel(&blurred).where_self(&filtered, &blurred)
+    } else {
+        blurred
+    };
+    erase(views, draws)
 }
 
 /// What is done to one picture.
@@ -221,6 +229,8 @@ struct Draw {
     /// Deviation of the blur in pixels; 0 for none.
     sigma: f64,
     sobel: bool,
+    /// Middle and half sides of the box that is covered, in shares of the view; half sides of 0 for none.
+    erased: [f32; 4],
 }
 
 impl Draw {
@@ -237,8 +247,40 @@ impl Draw {
         if config.rotate_deg > 0.0 {
             crop.turn = rng.random_range(-config.rotate_deg..=config.rotate_deg).to_radians();
         }
-        Self { masked, crop, contrast, colours, sigma, sobel }
+        let erased = if config.erase_p > 0.0 { draw_box(config.erase_p, &mut rng) } else { [0.0; 4] };
+        Self { masked, crop, contrast, colours, sigma, sobel, erased }
     }
+}
+
+/// A box within the view: a share of 0.02 to 0.2 of it, sides in a ratio of 0.5 to 2.
+fn draw_box(probability: f64, rng: &mut impl Rng) -> [f32; 4] {
+    let (area, ratio): (f32, f32) = (rng.random_range(0.02..=0.2), rng.random_range(-1.0f32..=1.0).exp2());
+    let half = [(area * ratio).sqrt() / 2.0, (area / ratio).sqrt() / 2.0];
+    let [x, y] = half.map(|half| rng.random_range(half..=1.0 - half));
+    if rng.random_bool(probability) { [x, y, half[0], half[1]] } else { [0.0; 4] }
+}
+
+/// Covers the boxes with each view's mean colour.
+fn erase(views: Tensor, draws: &[Draw]) -> Tensor {
+    let boxes: Vec<_> = draws.iter().map(|draw| draw.erased).collect();
+    if boxes.iter().all(|b| b[2] == 0.0) {
+        return views;
+    }
+    cover(&views, &boxes, |dx, dy| dx.abs().maximum(&dy.abs()))
+}
+
+/// Fills regions with each picture's mean colour: where `reach` of the offset from the middle, in half axes, is at most 1. A
+/// region is its middle and half axes in shares of the picture; half axes of 0 are no region.
+fn cover(pictures: &Tensor, regions: &[[f32; 4]], reach: impl Fn(&Tensor, &Tensor) -> Tensor) -> Tensor {
+    let device = pictures.device();
+    let size = pictures.size();
+    let regions = Tensor::from_slice2(regions).to_device(device).view([-1, 4, 1, 1]);
+    let part = |i| regions.narrow(1, i, 1);
+    let centres = |n: i64| (Tensor::arange(n, (Kind::Float, device)) + 0.5) / n as f64;
+    let dx = (centres(size[3]).view([1, 1, 1, -1]) - part(0)) / part(2).clamp_min(1e-6);
+    let dy = (centres(size[2]).view([1, 1, -1, 1]) - part(1)) / part(3).clamp_min(1e-6);
+    let mean = pictures.mean_dim([2, 3].as_slice(), true, None).expand_as(pictures);
+    mean.where_self(&reach(&dx, &dy).le(1.0), pictures)
 }
 
 /// Magnitude of the gradient of each channel by Sobel's filters, edges replicated; at most `sqrt(1/2)` for values in
@@ -265,16 +307,7 @@ fn mask(pictures: &Tensor, landmarks: &[Landmarks], draws: &[Draw]) -> Tensor {
     if ellipses.iter().all(|e| e[2] == 0.0) {
         return pictures.shallow_clone();
     }
-    let device = pictures.device();
-    let size = pictures.size();
-    let ellipses = Tensor::from_slice2(&ellipses).to_device(device).view([-1, 4, 1, 1]);
-    let part = |i| ellipses.narrow(1, i, 1);
-    let centres = |n: i64| (Tensor::arange(n, (Kind::Float, device)) + 0.5) / n as f64;
-    let dx = (centres(size[3]).view([1, 1, 1, -1]) - part(0)) / part(2).clamp_min(1e-6);
-    let dy = (centres(size[2]).view([1, 1, -1, 1]) - part(1)) / part(3).clamp_min(1e-6);
-    let inside = (dx.square() + dy.square()).le(1.0);
-    let mean = pictures.mean_dim([2, 3].as_slice(), true, None).expand_as(pictures);
-    mean.where_self(&inside, pictures)
+    cover(pictures, &ellipses, |dx, dy| dx.square() + dy.square())
 }
 
 /// Centre and half axes of the ellipse in the widened box of these points.
@@ -581,5 +614,27 @@ mod tests {
             let near = |centre: f32| (dy - centre).hypot(dx) <= MASK_MARGIN + 1e-3;
             assert!(near(0.2) || near(0.8), "row {r} column {c}");
         }
+    }
+
+    #[test]
+    fn a_box_of_a_fiftieth_to_a_fifth_of_the_view_is_covered_with_its_mean() {
+        let erasing = AugmentConfig { erase_p: 1.0, ..OFF };
+        let ramp = Tensor::arange(64 * 64, (Kind::Float, Device::Cpu))
+            .view([1, 1, 64, 64])
+            .expand([8, 3, 64, 64], false)
+            / 4096.0;
+        let seeds: Vec<u64> = (0..8).collect();
+        let erased = augment(&ramp, &[], &erasing, 64, &seeds);
+        let changed = (&erased - &ramp).abs().gt(1e-4);
+        let shares = Vec::<f64>::try_from(changed.to_kind(Kind::Double).mean_dim(
+            [1, 2, 3].as_slice(),
+            false,
+            Kind::Double,
+        ))
+        .unwrap();
+        assert!(shares.iter().all(|share| (0.01..0.22).contains(share)), "{shares:?}");
+        let covered = erased.masked_select(&changed);
+        assert!((covered - ramp.mean(Kind::Float)).abs().max().double_value(&[]) < 1e-5);
+        assert!(distance(&augment(&ramp, &[], &OFF, 64, &seeds), &ramp) < 1e-5);
     }
 }

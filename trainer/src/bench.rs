@@ -73,7 +73,7 @@ pub fn run(args: &BenchArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let BenchReport { load, data, model, whole, .. } = report;
-    println!("{} {} px, {} pairs a step, images/s:", config.backbone.name(), config.side_px, config.batch);
+    println!("{} {} px, {} pairs a step, images/s:", config.backbone, config.side_px, config.batch);
     println!(
         "  loading                {load:>9.0}{}",
         if report.cached { "  (decoded beforehand)" } else { "" }

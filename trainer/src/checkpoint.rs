@@ -4,7 +4,7 @@
 //! metadata entry `semblance` holds a description as JSON, [`Meta`] for encoders. It is written beside its place and renamed, so a crash leaves
 //! the previous one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors, View};
@@ -45,6 +45,9 @@ pub struct Meta {
     pub method: String,
     /// Labels of the linear head `head.*`, where the run trained one.
     pub labels: Vec<String>,
+    /// Rows of each head that was trained together with others, by its place among the weights.
+    #[serde(default)]
+    pub heads: BTreeMap<String, Vec<String>>,
     /// Steps done.
     pub step: i64,
     /// The run's configuration.
@@ -211,6 +214,14 @@ impl<M: DeserializeOwned> Checkpoint<M> {
     pub fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
         let tensor = self.tensors.get(name).map(Tensor::shallow_clone);
         tensor.ok_or_else(|| self.problem(name, "is missing".to_owned()))
+    }
+
+    /// The weight of this name as it is evaluated and exported: the moving average where the run kept one.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Tensor`] where there is none.
+    pub fn weight(&self, name: &str) -> Result<Tensor, CheckpointError> {
+        self.average(name).or_else(|_| self.tensor(&format!("{MODEL}{name}")))
     }
 
     /// The moving average of the weight of this name.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use semblance_trainer::{
-    allocator, bench, cuda, eval, export, facecheck, finder, inspect, landmarks, make, prepare, pretrain,
-    report, saliency, synth, table,
+    allocator, bench, cuda, eval, export, facecheck, finder, inspect, joint, landmarks, make, prepare,
+    pretrain, report, saliency, search, synth, table,
 };
 
 /// Trains face encoders from unlabelled pictures and video, judges them, and exports them for the edge.
@@ -51,6 +51,16 @@ enum Command {
         trainer eval --protocol finetune --checkpoint runs/simclr --data stores/fer2013 --out runs/tuned\n  \
         trainer eval --protocol own-head --bundle models/default --data stores/fer2013 --json")]
     Eval(eval::EvalArgs),
+    /// Train an encoder and linear heads for expression, valence and arousal, action units and pose together
+    #[command(after_help = "Examples:\n  \
+        trainer joint --data faces=stores/fer2013 --init runs/simclr --out runs/joint\n  \
+        trainer joint --data faces=stores/fer2013 --data synth=stores/synth --teacher runs/large --out runs/joint --resume")]
+    Joint(joint::JointArgs),
+    /// Time shapes of dense encoders in tract, and train each for a few epochs: which is worth its time
+    #[command(after_help = "Examples:\n  \
+        trainer search --shape 32/64x3/128x3/256x3 --shape 48/96x2/192x2/384x2\n  \
+        trainer search --shape 32/64x3/128x3/256x3 --shape 32/64x3/128x2+256x2 --data stores/fer2013")]
+    Search(search::SearchArgs),
     /// Train and judge a table of a paper, and set it beside the published figures
     #[command(after_help = "Examples:\n  \
         trainer synth --out stores/people --identities 120 --fps 8 --seconds 8 --side-px 64\n  \
@@ -108,6 +118,7 @@ fn main() -> ExitCode {
         }
         Command::Bench(args) => bench::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Joint(args) => joint::run(&args),
         Command::Table(args) => table::run(&args),
         Command::Saliency(args) => saliency::run(&args),
         Command::Report(args) => report::run(&args),
@@ -116,6 +127,7 @@ fn main() -> ExitCode {
         Command::Finder(args) => finder::run(&args),
         Command::Landmarks(args) => landmarks::run(&args),
         Command::Faces(args) => facecheck::run(&args),
+        Command::Search(args) => search::run(&args),
         Command::Synth(args) => synth::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     };

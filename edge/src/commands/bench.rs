@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use semblance_calib::adapt::Share;
 use semblance_calib::profile::Profiles;
 use semblance_edge::bench::BenchReport;
@@ -16,7 +16,10 @@ use semblance_edge::source::{self, Capture, Next, Source, SourceOptions};
 use semblance_edge::stats::{Stage, Stats};
 use semblance_edge::telemetry::Telemetry;
 use semblance_edge::users::Users;
+use semblance_face::align::resize_crop;
+use semblance_face::encoder::EncoderSpec;
 use semblance_face::frame::Leniency;
+use semblance_face::{Encoder, Frame};
 
 use super::PipelineArgs;
 
@@ -26,6 +29,15 @@ Examples:
   taskset -c 0 edge bench --source demo --json     on one core, as JSON
   edge bench --source clip.mp4 --finder seeta      with SeetaFace instead of the bundle's own finder
   edge bench --source clip.mp4 --adapt-budget 5%   rounds with and without adaptation in turn, and their ratio";
+
+/// A network that can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Network {
+    /// The finder, with what prepares a frame for it and what reads its answer.
+    Finder,
+    /// The encoder, from a crop's bytes to its embedding.
+    Encoder,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
@@ -37,13 +49,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 300)]
     frames: u64,
 
-    /// Run the finder alone, on every frame: what it costs where nothing else is in the caches
-    #[arg(long)]
-    find_only: bool,
+    /// Measure one network alone, on every frame: what it costs where nothing else is in the caches
+    #[arg(long, value_name = "NETWORK")]
+    only: Option<Network>,
 
     /// Measure what learning without labels costs the frames: ten rounds of --frames, every other one with this share of
     /// one core for it. It begins after 24 seconds of a source: 300 frames are too few
-    #[arg(long, value_name = "SHARE", conflicts_with_all = ["find_only", "json"])]
+    #[arg(long, value_name = "SHARE", conflicts_with_all = ["only", "json"])]
     adapt_budget: Option<Share>,
 
     /// Print one JSON object
@@ -59,8 +71,10 @@ pub(crate) fn command(args: &BenchArgs) -> anyhow::Result<()> {
         return bench_adaptation(args, share);
     }
     let mut stats = Stats::default();
-    let wall =
-        if args.find_only { bench_finder(args, &mut stats)? } else { bench_pipeline(args, &mut stats)? };
+    let wall = match args.only {
+        Some(network) => bench_network(args, network, &mut stats)?,
+        None => bench_pipeline(args, &mut stats)?,
+    };
     if args.json {
         println!("{}", serde_json::to_string(&BenchReport::of(&stats, wall))?);
     } else {
@@ -126,15 +140,46 @@ fn open_recorded(spec: &str, telemetry: &Arc<Telemetry>) -> anyhow::Result<Box<d
     Ok(source::open(spec, &SourceOptions::default(), telemetry)?)
 }
 
-/// The finder alone, on frames that are decoded before; returns the time it took.
-fn bench_finder(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration> {
-    // Few, so that they stay in the caches, as a frame does that was just decoded.
-    const FRAMES_HELD: usize = 4;
-    let mut finder = args.pipeline.follow_options().open_finder(&args.pipeline.bundle()?)?;
+/// One network alone, on frames that are decoded before; returns the time it took.
+fn bench_network(args: &BenchArgs, network: Network, stats: &mut Stats) -> anyhow::Result<Duration> {
+    let bundle = args.pipeline.bundle()?;
+    let frames = held_frames(args)?;
+    match network {
+        Network::Finder => {
+            let mut finder = args.pipeline.follow_options().open_finder(&bundle)?;
+            let mut found = Vec::new();
+            repeat(args, &frames, stats, Stage::Find, |frame| {
+                finder.find(frame, &mut found)?;
+                Ok(!found.is_empty())
+            })
+        }
+        Network::Encoder => {
+            let mut encoder = Encoder::from_bundle(&bundle)?;
+            let EncoderSpec { side_px, embedding_size, .. } = *encoder.spec();
+            let crops: Vec<Vec<u8>> = frames
+                .iter()
+                .map(|frame| {
+                    let mut crop = vec![0; (side_px * side_px * 3) as usize];
+                    resize_crop(frame, side_px, &mut crop);
+                    crop
+                })
+                .collect();
+            let mut embedding = vec![0.0; embedding_size];
+            repeat(args, &crops, stats, Stage::Embed, |crop| {
+                encoder.embed(crop, &mut embedding)?;
+                Ok(true)
+            })
+        }
+    }
+}
+
+/// A few frames of the source, so that they stay in the caches, as a frame does that was just decoded.
+fn held_frames(args: &BenchArgs) -> anyhow::Result<Vec<Frame>> {
+    const HELD: usize = 4;
     let mut source = open_recorded(&args.source, &Arc::default())?;
     let mut frames = Vec::new();
     let mut capture = Capture::new()?;
-    while frames.len() < FRAMES_HELD {
+    while frames.len() < HELD {
         match source.next(&mut capture)? {
             Next::Frame => {
                 capture.decode(Leniency::Strict)?;
@@ -144,16 +189,27 @@ fn bench_finder(args: &BenchArgs, stats: &mut Stats) -> anyhow::Result<Duration>
             Next::End => break,
         }
     }
-    let mut found = Vec::new();
+    ensure!(!frames.is_empty(), "{}: no frame in it", args.source);
+    Ok(frames)
+}
+
+/// Does something with each of `inputs` in turn and records what it took as `stage`; it tells whether there was a face.
+fn repeat<I>(
+    args: &BenchArgs,
+    inputs: &[I],
+    stats: &mut Stats,
+    stage: Stage,
+    mut work: impl FnMut(&I) -> anyhow::Result<bool>,
+) -> anyhow::Result<Duration> {
     let mut wall = Duration::ZERO;
-    for (i, frame) in (0..WARM_UP_FRAMES + args.frames).zip(frames.iter().cycle()) {
+    for (i, input) in (0..WARM_UP_FRAMES + args.frames).zip(inputs.iter().cycle()) {
         let start = Instant::now();
-        finder.find(frame, &mut found)?;
+        let face = work(input)?;
         let took = start.elapsed();
         if i >= WARM_UP_FRAMES {
             stats.frames += 1;
-            stats.frames_with_face += u64::from(!found.is_empty());
-            stats.record(Stage::Find, took);
+            stats.frames_with_face += u64::from(face);
+            stats.record(stage, took);
             wall += took;
         }
     }

@@ -101,6 +101,19 @@ pub fn prefetch<'scope, 'env>(
     ahead(scope, batches, move |indices| Batch::load(store, indices, side_px))
 }
 
+/// As [`prefetch`], a batch of each of several stores at a time, each at a side of its own.
+pub fn prefetch_each<'scope, 'env>(
+    scope: &'scope std::thread::Scope<'scope, 'env>,
+    stores: Vec<(&'env Store, u32)>,
+    batches: impl Iterator<Item = Vec<Vec<usize>>> + Send + 'scope,
+) -> Receiver<Result<Vec<Batch>, StoreError>> {
+    ahead(scope, batches, move |each| {
+        let load =
+            |(indices, (store, side_px)): (Vec<usize>, &(&Store, u32))| Batch::load(store, indices, *side_px);
+        each.into_iter().zip(&stores).map(load).collect()
+    })
+}
+
 /// Loads what `draws` gives on a thread of its own, [`AHEAD`] before whoever receives it.
 fn ahead<'scope, D: 'scope, B: Send + 'scope, E: Send + 'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,

@@ -210,6 +210,10 @@ impl Goal for ActionUnits {
         report.f1_mean
     }
 
+    fn rows(&self) -> Vec<String> {
+        ACTION_UNITS.map(action_unit_name).into()
+    }
+
     fn fit(&self) -> Fit {
         Fit::Descent(Layer::Normalised, LR)
     }

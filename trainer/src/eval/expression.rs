@@ -50,6 +50,8 @@ pub(super) struct Expressions {
     /// Whether settings are chosen by mean recall, else by accuracy.
     by_recall: bool,
     softmax: Softmax,
+    /// What votes count beside the label.
+    votes: f64,
 }
 
 impl Expressions {
@@ -62,7 +64,7 @@ impl Expressions {
         let by_recall = weights != ClassWeights::None;
         let (_, labels) = labelled(store, Split::Train, &classes);
         let softmax = Softmax::new(weights, &class_tensor(labels.into_iter()), classes.len() as i64);
-        Ok(Self { classes, by_recall, softmax })
+        Ok(Self { classes, by_recall, softmax, votes: 0.0 })
     }
 
     /// As fine-tuning has it: the epoch is chosen by accuracy.
@@ -75,6 +77,23 @@ impl Expressions {
         tuned.by_recall = false;
         tuned.softmax.label_smoothing = label_smoothing;
         Ok(tuned)
+    }
+
+    /// As [`Expressions::fine_tuned`], but where a picture has votes for any of the classes, they count `votes` of what is
+    /// learnt.
+    ///
+    /// # Errors
+    /// As [`Expressions::new`].
+    pub(super) fn voted(store: &Store, votes: f64, label_smoothing: f64) -> anyhow::Result<Self> {
+        Ok(Self { votes, ..Self::fine_tuned(store, false, label_smoothing)? })
+    }
+
+    /// The share of each class in the votes for a frame; `None` where nobody voted for one.
+    fn shares(&self, record: &Record<'_>) -> Option<Vec<f32>> {
+        let votes = record.votes()?;
+        let of_classes: Vec<f32> = self.classes.iter().map(|class| votes[class.index()]).collect();
+        let sum: f32 = of_classes.iter().sum();
+        (sum.is_finite() && sum > 0.0).then(|| of_classes.iter().map(|v| v / sum).collect())
     }
 }
 
@@ -96,6 +115,23 @@ impl Goal for Expressions {
 
     fn targets(&self, store: &Store, frames: &[usize]) -> Tensor {
         class_tensor(frames.iter().filter_map(|&i| label_of(&store.record(i), &self.classes)))
+    }
+
+    /// The probability of each class, `[N, classes]`.
+    fn learnt(&self, store: &Store, frames: &[usize]) -> Tensor {
+        let labels = one_hot(&self.targets(store, frames), Goal::outputs(self));
+        if self.votes == 0.0 {
+            return labels;
+        }
+        let shares: Vec<f32> = frames
+            .iter()
+            .flat_map(|&i| {
+                self.shares(&store.record(i)).unwrap_or_else(|| vec![f32::NAN; self.classes.len()])
+            })
+            .collect();
+        let shares = Tensor::from_slice(&shares).view(labels.size().as_slice());
+        let mixed = &labels * (1.0 - self.votes) + &shares * self.votes;
+        labels.where_self(&shares.isnan(), &mixed)
     }
 
     fn loss(&self, outputs: &Tensor, targets: &Tensor) -> Tensor {

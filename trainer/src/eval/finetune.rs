@@ -8,6 +8,7 @@ use tch::{Tensor, nn, nn::Module, no_grad};
 
 use super::expression::Expressions;
 use super::goal::{Goal, Side, Stores, TO_CHOOSE, TO_FIT, TO_SCORE, finite};
+use super::labels::Label;
 use super::{Loaded, Protocol, Report};
 use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, FILE_NAME, Meta, model_tensors};
@@ -206,7 +207,8 @@ pub(super) fn tune<G: Goal>(
     eprintln!("epoch {} of {} is best on validation ({measure} {score:.4})", epoch + 1, config.epochs);
     let report = judge(goal, &loaded, &head, &scored)?;
     if let Some(out) = out {
-        let labels = if config.head == Head::Linear { goal.rows() } else { Vec::new() };
+        let exported = config.head == Head::Linear && G::LABEL == Label::Expression;
+        let labels = if exported { goal.rows() } else { Vec::new() };
         save(config, &loaded, labels, (measure, score), step, out)?;
     }
     Ok(report)
@@ -229,7 +231,7 @@ fn restore(vs: &mut nn::VarStore, weights: Vec<(String, Tensor)>) {
 }
 
 /// Pictures are loaded so large that the largest crop has the resolution of the encoder's input.
-fn load_side_px(side_px: u32, augment: &AugmentConfig) -> u32 {
+pub(crate) fn load_side_px(side_px: u32, augment: &AugmentConfig) -> u32 {
     (f64::from(side_px) / augment.crop_scale[1].max(0.875)).ceil() as u32
 }
 
@@ -261,6 +263,7 @@ fn save(
         std: loaded.std,
         method: "finetune".to_owned(),
         labels,
+        heads: Default::default(),
         step,
         config: config::table_of(config)?,
         scores: toml::Table::from_iter([(format!("val_{measure}"), score.into())]),

@@ -87,10 +87,15 @@ pub(super) trait Goal {
     /// What is to be learnt of frames that have it, a row a frame, on the CPU.
     fn targets(&self, store: &Store, frames: &[usize]) -> Tensor;
 
+    /// What training learns instead where it knows more than what is judged: soft labels.
+    fn learnt(&self, store: &Store, frames: &[usize]) -> Tensor {
+        self.targets(store, frames)
+    }
+
     /// Takes in how the targets of training are spread, before any loss is asked for.
     fn weigh(&mut self, _train: &Tensor) {}
 
-    /// The loss of outputs `[N, outputs]`; the targets are on the same device.
+    /// The loss of outputs `[N, outputs]`; the targets, or what is [learnt](Goal::learnt), are on the same device.
     fn loss(&self, outputs: &Tensor, targets: &Tensor) -> Tensor;
 
     /// Judges outputs `[N, outputs]`.

@@ -8,6 +8,7 @@ mod goal;
 mod knn;
 mod labels;
 mod landmarks;
+mod lesson;
 mod linear;
 mod order;
 mod pose;
@@ -24,7 +25,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
-use semblance_calib::LinearHead;
+use semblance_calib::{HeadKind, LinearHead};
 use semblance_face::labels::ACTION_UNITS;
 use serde::{Deserialize, Serialize};
 use tch::nn;
@@ -45,16 +46,18 @@ pub use features::{
     Embeddings, Features, InputSpec, bundle_features, describe_by_hog, embed, embed_by_bundle,
     encoder_features,
 };
+pub(crate) use finetune::load_side_px;
 pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy};
 pub use labels::has_label;
 pub use landmarks::LandmarkReport;
+pub use lesson::{Judged, Lesson, Taught, TaughtHead};
 pub use order::{OrderReport, spearman};
 pub use pose::{PoseClassReport, PoseReport};
 pub use probe::{ClassWeights, fit_probe, hits, predictions};
 pub use report::{ClassReport, Report, Spread};
 pub use retrieval::{RetrievalReport, nearest_of_others, person_numbers};
-pub use va::VaReport;
+pub use va::{CIRCUMPLEX, VaReport};
 pub use verify::VerifyReport;
 
 /// What is predicted.
@@ -478,7 +481,7 @@ fn evaluate(
         Task::Expression => Evaluation::of(&expression::judge(args, subject, stores)?),
         Task::Identity => Evaluation::of(&judge_identity(args, &subject, &store)?),
         Task::Verify => Evaluation::of(&verify::judge(args, &subject, &store)?),
-        Task::Va => Evaluation::of(&judge(args, va::Va, subject, stores)?),
+        Task::Va => Evaluation::of(&judge(args, va::Va::Labels, subject, stores)?),
         Task::Au => {
             let goal = au::ActionUnits::new(args.au_threshold, &args.aus);
             match args.folds {
@@ -553,8 +556,34 @@ pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
         "this run ({}) has no head of its own: fine-tune it with `trainer eval --protocol finetune --out RUN`",
         meta.method
     );
-    let (weight, bias) = (checkpoint.tensor("model.head.weight")?, checkpoint.tensor("model.head.bias")?);
+    linear_head(checkpoint, TaughtHead::Expression, meta.labels.clone())
+}
+
+/// Every head that a run has and a bundle takes.
+///
+/// # Errors
+/// Where one lacks weights.
+pub fn checkpoint_heads(checkpoint: &Checkpoint) -> anyhow::Result<Vec<(HeadKind, LinearHead)>> {
+    let meta = &checkpoint.meta;
+    let mut heads = Vec::new();
+    if !meta.labels.is_empty() {
+        heads.push((HeadKind::Expression, checkpoint_head(checkpoint)?));
+    }
+    for (kind, head) in [
+        (HeadKind::ValenceArousal, TaughtHead::ValenceArousal),
+        (HeadKind::ActionUnits, TaughtHead::ActionUnits),
+    ] {
+        if let Some(rows) = meta.heads.get(head.path()) {
+            heads.push((kind, linear_head(checkpoint, head, rows.clone())?));
+        }
+    }
+    Ok(heads)
+}
+
+fn linear_head(checkpoint: &Checkpoint, head: TaughtHead, rows: Vec<String>) -> anyhow::Result<LinearHead> {
+    let part = |part: &str| checkpoint.weight(&format!("{}.{part}", head.path()));
+    let (weight, bias) = (part("weight")?, part("bias")?);
     let dim = weight.size().last().copied().unwrap_or_default() as usize;
     let (weight, bias) = (crate::checkpoint::floats(&weight)?, crate::checkpoint::floats(&bias)?);
-    Ok(LinearHead::new("expression", meta.labels.clone(), dim, weight, bias)?)
+    Ok(LinearHead::new(head.path(), rows, dim, weight, bias)?)
 }

@@ -55,7 +55,7 @@ impl Softmax {
         Self { weights: weights.to_device(device), shift: shift.to_device(device), label_smoothing: 0.0 }
     }
 
-    /// The mean loss of logits `[N, classes]` for labels `[N]`.
+    /// The mean loss of logits `[N, classes]` for labels `[N]`, or for probabilities `[N, classes]`.
     pub(super) fn loss(&self, logits: &Tensor, labels: &Tensor) -> Tensor {
         let logits = logits + &self.shift;
         logits.cross_entropy_loss(labels, Some(&self.weights), Reduction::Mean, -100, self.label_smoothing)

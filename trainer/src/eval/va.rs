@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use semblance_calib::heads::VALENCE_AROUSAL;
 use semblance_calib::metrics::Agreement;
+use semblance_face::labels::Expression;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
@@ -15,7 +17,45 @@ use crate::store::{Record, Store};
 /// A regression of valence and arousal. The linear probe is ridge regression; all weights are trained with
 /// `1 - (ccc_v + ccc_a) / 2` over each batch (SSLFER, section 4.3).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Va;
+pub(super) enum Va {
+    /// As frames are labelled.
+    Labels,
+    /// Of frames with votes for expressions: the mean of their places in [`CIRCUMPLEX`].
+    Votes,
+}
+
+/// Where people have placed words for the expressions in a plane of pleasure and arousal, in `[-1, 1]`: mean ratings of
+/// "happy", "sad", "surprised", "fearful", "disgusted" and "angry" (Russell & Mehrabian 1977, table 1), and none of either
+/// for a neutral face. Contempt is not among them.
+pub const CIRCUMPLEX: [(Expression, [f32; 2]); 7] = [
+    (Expression::Neutral, [0.0, 0.0]),
+    (Expression::Happy, [0.81, 0.51]),
+    (Expression::Sad, [-0.63, -0.27]),
+    (Expression::Surprise, [0.40, 0.67]),
+    (Expression::Fear, [-0.64, 0.60]),
+    (Expression::Disgust, [-0.60, 0.35]),
+    (Expression::Angry, [-0.51, 0.59]),
+];
+
+impl Va {
+    fn truth(self, record: &Record<'_>) -> Option<[f32; 2]> {
+        match self {
+            Self::Labels => record.valence_arousal(),
+            Self::Votes => {
+                let votes = record.votes()?;
+                let (mut sum, mut place) = (0.0, [0.0; 2]);
+                for (expression, coordinates) in CIRCUMPLEX {
+                    let share = votes[expression.index()];
+                    sum += share;
+                    for (axis, coordinate) in place.iter_mut().zip(coordinates) {
+                        *axis += share * coordinate;
+                    }
+                }
+                (sum.is_finite() && sum > 0.0).then(|| place.map(|axis| axis / sum))
+            }
+        }
+    }
+}
 
 /// How well valence and arousal agree with their labels.
 #[derive(Clone, Debug, Serialize)]
@@ -53,11 +93,11 @@ impl Goal for Va {
     }
 
     fn has(&self, record: &Record<'_>) -> bool {
-        Self::LABEL.is_on(record)
+        self.truth(record).is_some()
     }
 
     fn targets(&self, store: &Store, frames: &[usize]) -> Tensor {
-        row_tensor(&frames.iter().filter_map(|&i| store.record(i).valence_arousal()).collect::<Vec<_>>())
+        row_tensor(&frames.iter().filter_map(|&i| self.truth(&store.record(i))).collect::<Vec<_>>())
     }
 
     fn loss(&self, outputs: &Tensor, targets: &Tensor) -> Tensor {
@@ -89,6 +129,10 @@ impl Goal for Va {
 
     fn score(&self, report: &VaReport) -> f64 {
         report.ccc_mean
+    }
+
+    fn rows(&self) -> Vec<String> {
+        VALENCE_AROUSAL.map(str::to_owned).into()
     }
 
     fn fit(&self) -> Fit {
@@ -134,16 +178,16 @@ mod tests {
             outputs.push(said.map(|v| v as f32));
             targets.push(truth.map(|v| v as f32));
         }
-        let loss = Va.loss(&row_tensor(&outputs), &row_tensor(&targets)).double_value(&[]);
+        let loss = Va::Labels.loss(&row_tensor(&outputs), &row_tensor(&targets)).double_value(&[]);
         assert!((loss - (1.0 - (valence.ccc() + arousal.ccc()) / 2.0)).abs() < 1e-5, "{loss}");
         let same = row_tensor(&targets);
-        assert!(Va.loss(&same, &same).double_value(&[]).abs() < 1e-6);
+        assert!(Va::Labels.loss(&same, &same).double_value(&[]).abs() < 1e-6);
     }
 
     #[test]
     fn outputs_that_never_vary_have_a_slope() {
         let outputs = Tensor::zeros([8, 2], tch::kind::FLOAT_CPU).set_requires_grad(true);
-        Va.loss(&outputs, &Tensor::zeros([8, 2], tch::kind::FLOAT_CPU)).backward();
+        Va::Labels.loss(&outputs, &Tensor::zeros([8, 2], tch::kind::FLOAT_CPU)).backward();
         assert_eq!(outputs.grad().isfinite().all().int64_value(&[]), 1);
     }
 }

@@ -22,7 +22,7 @@ pub use neutral::put_neutral;
 
 use crate::checkpoint::{Checkpoint, floats};
 use crate::data::normalise;
-use crate::eval::{Loaded, checkpoint_head};
+use crate::eval::{Loaded, checkpoint_heads};
 use crate::nets::{Phase, Precision};
 use crate::store::Store;
 
@@ -147,9 +147,10 @@ pub fn export(
          nothing was written"
     );
     let embedding_size = meta.backbone.at(meta.side_px).embedding_size() as usize;
-    let head = if meta.labels.is_empty() { None } else { Some(checkpoint_head(&checkpoint)?) };
-    let heads =
-        Heads::new(embedding_size, head.map(|head| (HeadKind::Expression, head)))?.to_safetensors()?;
+    let heads = Heads::new(embedding_size, checkpoint_heads(&checkpoint)?)?;
+    let rows = |kind| heads.get(kind).map(|head| head.labels().to_vec()).unwrap_or_default();
+    let labels = LabelSets { expression: rows(HeadKind::Expression), au: rows(HeadKind::ActionUnits) };
+    let heads = heads.to_safetensors()?;
     let file = |file: &str| FileEntry { file: file.to_owned(), sha256: String::new() };
     let mut all_scores = meta.scores.clone();
     all_scores.extend(scores);
@@ -169,7 +170,7 @@ pub fn export(
         name: name.to_owned(),
         encoder: EncoderEntry {
             file: file(ENCODER),
-            backbone: meta.backbone.name().to_owned(),
+            backbone: meta.backbone.to_string(),
             input_side_px: meta.side_px,
             mean: meta.mean,
             std: meta.std,
@@ -179,7 +180,7 @@ pub fn export(
         landmarks,
         crop: CropTemplate::default(),
         heads: file(HEADS),
-        labels: LabelSets { expression: meta.labels.clone(), au: Vec::new() },
+        labels,
         training,
         scores: all_scores,
     };
@@ -200,7 +201,7 @@ pub fn encoder_onnx(loaded: &Loaded) -> anyhow::Result<Vec<u8>> {
     let side = Dim::Fixed(i64::from(loaded.side_px));
     let batch = Dim::Symbol("N");
     let (mut graph, crops) =
-        GraphWriter::new(architecture.backbone.name(), "crops", &[batch, Dim::Fixed(3), side, side]);
+        GraphWriter::new(&architecture.backbone.to_string(), "crops", &[batch, Dim::Fixed(3), side, side]);
     let embedding = no_grad(|| loaded.encoder.write(&mut graph, crops))?;
     let dims = [batch, Dim::Fixed(architecture.embedding_size())];
     Ok(graph.finish(&[("embedding", embedding, &dims)]))
@@ -265,10 +266,11 @@ mod tests {
             Backbone::FaceCycle,
             Backbone::FabNet,
             Backbone::SplitBrain,
+            Backbone::Dense("16/32x2/64+64".parse().unwrap()),
         ] {
             let loaded = trained(backbone);
             let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();
-            assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone.name());
+            assert!(difference <= TOLERANCE, "{}: {difference:e}", backbone);
         }
     }
 

@@ -145,7 +145,7 @@ impl ConvBn {
 }
 
 /// `bn(x) = scale x + shift` a channel, with the running statistics.
-fn fold_batch_norm(bn: &nn::BatchNorm) -> (Tensor, Tensor) {
+pub(super) fn fold_batch_norm(bn: &nn::BatchNorm) -> (Tensor, Tensor) {
     let inverse = (&bn.running_var + NORM_EPS).rsqrt();
     let scale = match &bn.ws {
         Some(ws) => ws * &inverse,

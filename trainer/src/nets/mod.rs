@@ -1,6 +1,7 @@
 //! Networks that turn face crops into embeddings, written so that each can also write itself as ONNX.
 
 mod colour;
+mod dense;
 mod edge;
 mod fabnet;
 mod heads;
@@ -9,9 +10,13 @@ mod pcl;
 mod plain;
 mod resnet;
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn, nn::ModuleT, no_grad};
 
+pub use dense::Shape;
 pub use heads::{After, Mlp};
 pub use layers::{Layer, RepVgg, Stem};
 pub use pcl::PclFeatures;
@@ -25,53 +30,41 @@ use crate::distributed::{Group, sync_batch_norm};
 use crate::export::{GraphWriter, Value};
 
 /// The architecture of an encoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Backbone {
     /// The device's encoder: re-parameterised dense convolutions, 256 values, 1.6 M folded weights.
     Edge,
     /// ResNet-18 (He et al. 2016), 512 values.
-    #[value(name = "resnet18")]
-    #[serde(rename = "resnet18")]
     Resnet18,
     /// ResNet-34 (He et al. 2016), 512 values.
-    #[value(name = "resnet34")]
-    #[serde(rename = "resnet34")]
     Resnet34,
     /// ResNet-50 (He et al. 2016), 2048 values.
-    #[value(name = "resnet50")]
-    #[serde(rename = "resnet50")]
     Resnet50,
     /// PCL's 16-layer network up to its two branches (Liu et al. 2023), a map of 128 channels: 2048 values at 64 px.
     Pcl,
     /// FaceCycle's 16-layer network (Chang, Chen & Chiu 2021), a map of 128 channels: 2048 values at 64 px.
-    #[value(name = "facecycle")]
-    #[serde(rename = "facecycle")]
     FaceCycle,
     /// FAb-Net's encoder (Wiles et al. 2018), 256 values; eight layers at 256 px, one fewer for each halving.
-    #[value(name = "fabnet")]
-    #[serde(rename = "fabnet")]
     FabNet,
     /// Two of FAb-Net's encoders of half the width, of lightness and of colour (Zhang et al. 2017), 256 values.
-    #[value(name = "splitbrain")]
-    #[serde(rename = "splitbrain")]
     SplitBrain,
+    /// A device's encoder of this shape; it sees lightness alone.
+    Dense(Shape),
 }
 
 impl Backbone {
-    /// Its name, as on the command line and in files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Edge => "edge",
-            Self::Resnet18 => "resnet18",
-            Self::Resnet34 => "resnet34",
-            Self::Resnet50 => "resnet50",
-            Self::Pcl => "pcl",
-            Self::FaceCycle => "facecycle",
-            Self::FabNet => "fabnet",
-            Self::SplitBrain => "splitbrain",
-        }
-    }
+    /// Those that are known by a name.
+    const NAMED: [(&'static str, Self); 8] = [
+        ("edge", Self::Edge),
+        ("resnet18", Self::Resnet18),
+        ("resnet34", Self::Resnet34),
+        ("resnet50", Self::Resnet50),
+        ("pcl", Self::Pcl),
+        ("facecycle", Self::FaceCycle),
+        ("fabnet", Self::FabNet),
+        ("splitbrain", Self::SplitBrain),
+    ];
 
     /// With an input of so many pixels a side.
     pub const fn at(self, side_px: u32) -> Architecture {
@@ -85,6 +78,50 @@ impl Backbone {
             Self::SplitBrain => Some(([0.0; 3], [1.0; 3])),
             _ => None,
         }
+    }
+}
+
+impl fmt::Display for Backbone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense(shape) => shape.fmt(f),
+            named => {
+                let name = Self::NAMED.iter().find(|(_, backbone)| backbone == named);
+                f.write_str(name.map_or("", |(name, _)| name))
+            }
+        }
+    }
+}
+
+impl FromStr for Backbone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((_, backbone)) = Self::NAMED.iter().find(|(name, _)| *name == text) {
+            return Ok(*backbone);
+        }
+        if text.contains(['/', '+']) {
+            return Ok(Self::Dense(text.parse()?));
+        }
+        let names: Vec<_> = Self::NAMED.iter().map(|(name, _)| *name).collect();
+        Err(format!(
+            "'{text}' is no backbone: there are {}, and shapes of dense encoders such as 32/64x3/128x2+256x2",
+            names.join(", ")
+        ))
+    }
+}
+
+impl TryFrom<String> for Backbone {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Backbone> for String {
+    fn from(backbone: Backbone) -> Self {
+        backbone.to_string()
     }
 }
 
@@ -106,6 +143,7 @@ impl Architecture {
             Backbone::Resnet50 => resnet::BOTTLENECK_EMBEDDING,
             Backbone::Pcl | Backbone::FaceCycle => CODE_CHANNELS * code_side(self.side_px).pow(2),
             Backbone::FabNet | Backbone::SplitBrain => fabnet::EMBEDDING_SIZE,
+            Backbone::Dense(shape) => shape.embedding_size(),
         }
     }
 
@@ -128,6 +166,7 @@ impl Architecture {
             Backbone::FaceCycle => pcl::facecycle(path, self.side_px),
             Backbone::FabNet => fabnet::layers(path, self.side_px),
             Backbone::SplitBrain => fabnet::split_brain(path, self.side_px),
+            Backbone::Dense(shape) => shape.layers(path),
         };
         Encoder { architecture: self, layers }
     }

@@ -305,7 +305,7 @@ impl PretrainConfig {
         ensure!(
             own.is_none_or(|own| own == self.backbone),
             "--backbone {}: {method} has a backbone of its own: leave it out",
-            self.backbone.name()
+            self.backbone
         );
         let decoded =
             matches!(self.method, Method::Pcl | Method::FabNet | Method::Autoencoder | Method::SplitBrain);
@@ -320,7 +320,7 @@ impl PretrainConfig {
                 "mean = {:?}, std = {:?}: {} computes Lab of colours as they are: set mean = [0, 0, 0], std = [1, 1, 1]",
                 self.mean,
                 self.std,
-                self.backbone.name()
+                self.backbone
             );
         }
         let PairConfig { time_aug, hard_neg, face_swap, cutmix, .. } = self.pairs;
@@ -473,7 +473,8 @@ pub struct SettingArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<Method>,
 
-    /// Encoder [default: edge]
+    /// Encoder: edge, resnet18, resnet34, resnet50, pcl, facecycle, fabnet, splitbrain, or the shape of a dense one such as
+    /// 32/64x3/128x2+256x2 [default: edge]
     #[arg(long, env = "SEMBLANCE_BACKBONE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backbone: Option<Backbone>,

@@ -331,6 +331,7 @@ impl Engine {
             std: config.std,
             method: config.method.name().to_owned(),
             labels: Vec::new(),
+            heads: Default::default(),
             step,
             config: config::table_of(config)?,
             scores: toml::Table::new(),

@@ -195,7 +195,7 @@ impl Page {
                 "| {} | {} | {} at {} px | {} | {} | {} | {} | `{}` |",
                 plain(&path.display().to_string()),
                 plain(&meta.method),
-                meta.backbone.name(),
+                meta.backbone,
                 meta.side_px,
                 meta.step,
                 fall(run),

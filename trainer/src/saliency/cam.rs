@@ -114,7 +114,7 @@ pub(super) fn maps(
 
 fn last_map(encoder: &Encoder, crops: &Tensor) -> anyhow::Result<(Tensor, usize)> {
     encoder.last_map(crops, LEAST_SIDE, Precision::F32).with_context(|| {
-        let name = encoder.architecture().backbone.name();
+        let name = encoder.architecture().backbone.to_string();
         format!("{name} has no map of {LEAST_SIDE}x{LEAST_SIDE} positions of pictures of this side")
     })
 }

@@ -167,7 +167,7 @@ fn subjects(args: &TableArgs, table: &Table) -> anyhow::Result<Vec<Subject>> {
         rows.push(Subject { name: row.name.clone(), folder, what, features: row.features });
     }
     let untrained = |architecture: Architecture| {
-        let (backbone, side_px) = (architecture.backbone.name(), architecture.side_px);
+        let (backbone, side_px) = (architecture.backbone, architecture.side_px);
         Subject {
             name: format!("random weights, {backbone}"),
             folder: format!("random-{backbone}-{side_px}"),

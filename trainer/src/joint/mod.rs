@@ -1,0 +1,670 @@
+//! `trainer joint`: an encoder and several linear heads on its one embedding, trained together on stores with different
+//! labels.
+
+mod config;
+mod model;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Beta, Distribution};
+use tch::{Kind, Reduction, Tensor};
+
+use crate::augment::{AugmentConfig, augment};
+use crate::checkpoint::{self, Checkpoint, FILE_NAME, Meta, StoreMark, average_tensors, model_tensors};
+use crate::data::{Batch, epoch_order, mix, normalise, prefetch_each};
+use crate::eval::{Judged, Lesson, Loaded, Taught, TaughtHead, checkpoint_head, load_side_px};
+use crate::nets::Phase;
+use crate::optim::{Optimizer, Schedule, named_parameters};
+use crate::store::{Split, Store};
+use crate::{command, config as settings, interrupt, progress};
+
+pub use config::{JointConfig, Source, Weights};
+use model::{Model, Teacher};
+pub use model::{calibration_error, temperature};
+
+/// Options of `trainer joint`.
+#[derive(Clone, Debug, Args)]
+pub struct JointArgs {
+    /// A TOML file with settings
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+
+    /// A store by the name that the settings have for it; the first one decides what an epoch is
+    #[arg(long, required = true, value_name = "NAME=FOLDER", value_parser = named)]
+    pub data: Vec<(String, PathBuf)>,
+
+    /// A run whose encoder is begun with
+    #[arg(long)]
+    pub init: Option<PathBuf>,
+
+    /// A run with a head of expressions, which the new one learns beside the labels
+    #[arg(long)]
+    pub teacher: Option<PathBuf>,
+
+    /// Folder of the run
+    #[arg(long)]
+    pub out: PathBuf,
+
+    /// Go on with the run that is there
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Encoder, as of `trainer pretrain` [default: edge, or the encoder of --init]
+    #[arg(long)]
+    pub backbone: Option<crate::nets::Backbone>,
+
+    /// Passes over the training pictures of the first store [default: 60]
+    #[arg(long)]
+    pub epochs: Option<i64>,
+
+    /// Learning rate after the warm-up [default: 0.05]
+    #[arg(long)]
+    pub lr: Option<f64>,
+
+    /// Decides the first weights, the order of the data and every augmentation [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+fn named(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
+            Ok((name.to_owned(), folder.into()))
+        }
+        _ => Err("a name, = and a store's folder, as in faces=stores/fer2013".to_owned()),
+    }
+}
+
+/// Runs `trainer joint`.
+///
+/// # Errors
+/// Names the setting, file or picture that stands in the way.
+pub fn run(args: &JointArgs) -> anyhow::Result<()> {
+    let init: Option<Checkpoint> = args.init.as_deref().map(Checkpoint::load).transpose()?;
+    let mut flags = toml::Table::new();
+    if let Some(backbone) = args.backbone.or(init.as_ref().map(|init| init.meta.backbone)) {
+        flags.insert("backbone".to_owned(), backbone.to_string().into());
+    }
+    if let Some(epochs) = args.epochs {
+        flags.insert("epochs".to_owned(), epochs.into());
+    }
+    if let Some(lr) = args.lr {
+        flags.insert("lr".to_owned(), lr.into());
+    }
+    if let Some(seed) = args.seed {
+        flags.insert("seed".to_owned(), i64::try_from(seed).context("--seed is too large")?.into());
+    }
+    let config: JointConfig = settings::layered(args.config.as_deref(), flags)?;
+    let teacher = args.teacher.as_deref().map(Checkpoint::load).transpose()?;
+    let place = Place { out: &args.out, resume: args.resume };
+    joint(
+        &config,
+        &args.data,
+        Origins { init: init.as_ref(), teacher: teacher.as_ref() },
+        place,
+        interrupt::flag()?,
+    )
+}
+
+/// What a run begins with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origins<'a> {
+    /// A run whose encoder is begun with; fresh weights where there is none.
+    pub init: Option<&'a Checkpoint>,
+    /// A run with a head of expressions, which is learnt beside the labels.
+    pub teacher: Option<&'a Checkpoint>,
+}
+
+/// Where a run is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its folder.
+    pub out: &'a Path,
+    /// Whether it goes on from the checkpoint there.
+    pub resume: bool,
+}
+
+/// Trains until the last epoch, or until `stop` is set; there is a checkpoint after every epoch, and after a stop.
+///
+/// # Errors
+/// As [`run`].
+pub fn joint(
+    config: &JointConfig,
+    data: &[(String, PathBuf)],
+    origins: Origins<'_>,
+    place: Place<'_>,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
+    config.check()?;
+    let sources = sources(config, data)?;
+    let mut run = Run::new(config, sources, origins, place)?;
+    if run.step == run.schedule.total_steps {
+        eprintln!("{}: the run is done", place.out.display());
+        return Ok(());
+    }
+    let heads: Vec<_> =
+        run.heads.iter().map(|(head, outputs)| format!("{} ({outputs})", head.path())).collect();
+    for source in &run.sources {
+        let lessons: Vec<_> = source.lessons.iter().map(|(lesson, _)| format!("{lesson:?}")).collect();
+        eprintln!(
+            "{}: {} training pictures, {} a batch: {}",
+            source.store.dir().display(),
+            source.frames.len(),
+            source.batch,
+            if lessons.is_empty() { "the teacher alone".to_owned() } else { lessons.join(", ") }
+        );
+    }
+    eprintln!("{}: heads {}", config.backbone, heads.join(", "));
+    run.train(stop)
+}
+
+/// A store that is learnt from.
+#[derive(Debug)]
+struct Learnt {
+    store: Store,
+    /// Training frames with something to learn.
+    frames: Vec<usize>,
+    batch: usize,
+    lessons: Vec<(Lesson, Box<dyn Taught>)>,
+    augment: AugmentConfig,
+}
+
+impl Learnt {
+    fn open(config: &JointConfig, source: &Source, folder: &Path) -> anyhow::Result<Self> {
+        let store = Store::open(folder)?;
+        let mut lessons = Vec::new();
+        let mut frames = Vec::new();
+        let mut augment = config.augment;
+        for &lesson in &source.lessons {
+            let mut taught = lesson.teacher(&store, config.votes, config.label_smoothing)?;
+            let of_lesson = taught.begin(&store);
+            ensure!(
+                !of_lesson.is_empty(),
+                "{}: {}: nothing to learn of {lesson:?}",
+                source.name,
+                folder.display()
+            );
+            frames.extend(of_lesson);
+            augment = taught.views(&augment)?;
+            lessons.push((lesson, taught));
+        }
+        if lessons.is_empty() {
+            frames = store.split(Split::Train);
+        }
+        frames.sort_unstable();
+        frames.dedup();
+        ensure!(
+            frames.len() >= source.batch,
+            "{}: {}: {} training pictures do not fill a batch of {}",
+            source.name,
+            folder.display(),
+            frames.len(),
+            source.batch
+        );
+        Ok(Self { store, frames, batch: source.batch, lessons, augment })
+    }
+
+    /// Whether pictures can be mixed: what they teach is a mean of what each of them does.
+    fn mixes(&self) -> bool {
+        self.lessons.iter().all(|(lesson, _)| matches!(lesson, Lesson::Expression | Lesson::Circumplex))
+    }
+}
+
+/// The frames of a step: batches go through a permutation of them, then through the next one.
+fn draws(frames: &[usize], batch: usize, seed: u64) -> impl FnMut(i64) -> Vec<usize> + Send + use<'_> {
+    let each = (frames.len() / batch) as i64;
+    let mut known: Option<(i64, Vec<usize>)> = None;
+    move |step| {
+        let cycle = step / each;
+        let order = match known.take() {
+            Some((of, order)) if of == cycle => order,
+            _ => epoch_order(frames, seed, cycle),
+        };
+        let first = (step % each) as usize * batch;
+        let drawn = order[first..first + batch].to_vec();
+        known = Some((cycle, order));
+        drawn
+    }
+}
+
+/// # Errors
+/// Names the source that is not there, or has nothing to learn.
+fn sources(config: &JointConfig, data: &[(String, PathBuf)]) -> anyhow::Result<Vec<Learnt>> {
+    if config.sources.is_empty() {
+        let all = data.iter().enumerate().map(|(i, (name, folder))| {
+            let store = Store::open(folder)?;
+            let train = store.split(Split::Train);
+            let lessons = Lesson::ALL
+                .into_iter()
+                .filter(|lesson| train.iter().any(|&i| lesson.is_on(&store.record(i))));
+            let source = Source {
+                name: name.clone(),
+                batch: if i == 0 { 128 } else { 32 },
+                lessons: lessons.collect(),
+            };
+            Learnt::open(config, &source, folder)
+        });
+        return all.collect();
+    }
+    let open = |source: &Source| {
+        let found = data.iter().find(|(name, _)| *name == source.name);
+        let (_, folder) = found
+            .with_context(|| format!("the settings want a store '{0}': --data {0}=FOLDER", source.name))?;
+        Learnt::open(config, source, folder)
+    };
+    if let Some((name, _)) =
+        data.iter().find(|(name, _)| config.sources.iter().all(|source| source.name != *name))
+    {
+        bail!("--data {name}: the settings have no source of this name");
+    }
+    config.sources.iter().map(open).collect()
+}
+
+/// A run while it is under way.
+#[derive(Debug)]
+struct Run<'a> {
+    config: &'a JointConfig,
+    sources: Vec<Learnt>,
+    /// Values of each head.
+    heads: BTreeMap<TaughtHead, i64>,
+    /// Names of each head's rows.
+    rows: BTreeMap<TaughtHead, Vec<String>>,
+    model: Model,
+    average: Model,
+    teacher: Option<Teacher>,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    steps_an_epoch: i64,
+    data: Vec<StoreMark>,
+    /// Steps done.
+    step: i64,
+    out: &'a Path,
+}
+
+/// One line of `epochs.jsonl`.
+#[derive(Debug, serde::Serialize)]
+struct EpochLine {
+    epoch: i64,
+    step: i64,
+    loss: f64,
+    lr: f64,
+    images_per_sec: f64,
+    scores: BTreeMap<String, f64>,
+}
+
+const EPOCHS: &str = "epochs.jsonl";
+
+/// Keeps the draws of a source apart from those of the others, and those of mixing from both.
+const MIXING: u64 = 0x4D49_5849;
+
+impl<'a> Run<'a> {
+    fn new(
+        config: &'a JointConfig,
+        sources: Vec<Learnt>,
+        origins: Origins<'_>,
+        place: Place<'a>,
+    ) -> anyhow::Result<Self> {
+        let (mut heads, mut rows) = (BTreeMap::new(), BTreeMap::<TaughtHead, Vec<String>>::new());
+        for (lesson, taught) in sources.iter().flat_map(|source| &source.lessons) {
+            heads.insert(lesson.head(), taught.outputs());
+            let before = rows.insert(lesson.head(), taught.rows());
+            ensure!(
+                before.is_none_or(|before| before == taught.rows()),
+                "{lesson:?}: two stores have it with other classes"
+            );
+        }
+        ensure!(!heads.is_empty(), "no source has anything to learn");
+        let teacher = match origins.teacher {
+            Some(checkpoint) => {
+                let head = checkpoint_head(checkpoint)?;
+                let ours = rows.get(&TaughtHead::Expression).map(Vec::as_slice).unwrap_or_default();
+                ensure!(
+                    head.labels() == ours,
+                    "the teacher has the expressions {}, not {}",
+                    head.labels().join(", "),
+                    ours.join(", ")
+                );
+                Some(Teacher::new(Loaded::from_checkpoint(checkpoint)?, &head))
+            }
+            None => None,
+        };
+        let silent = sources
+            .iter()
+            .find(|source| source.lessons.is_empty() && (teacher.is_none() || config.distil == 0.0));
+        if let Some(source) = silent {
+            bail!(
+                "{}: it has no lessons, and there is no teacher (--teacher, distil)",
+                source.store.dir().display()
+            );
+        }
+        tch::manual_seed(config.seed as i64);
+        let (model, average) = (Model::new(config, &heads), Model::new(config, &heads));
+        if let Some(init) = origins.init {
+            let theirs = (init.meta.backbone, init.meta.side_px, init.meta.mean, init.meta.std);
+            ensure!(
+                theirs == (config.backbone, config.side_px, config.mean, config.std),
+                "--init: a run of {} with {} px, not {} with {} px and the same normalisation",
+                init.meta.backbone,
+                init.meta.side_px,
+                config.backbone,
+                config.side_px
+            );
+            let begun = Loaded::from_checkpoint(init)?.vs.variables();
+            tch::no_grad(|| {
+                for (name, mut variable) in model.loaded.vs.variables() {
+                    if let Some(begun) = begun.get(&name) {
+                        variable.copy_(begun);
+                    }
+                }
+            });
+        }
+        average.copy(&model);
+        let steps_an_epoch = (sources[0].frames.len() / sources[0].batch) as i64;
+        let schedule = Schedule {
+            lr: config.lr,
+            warmup_steps: config.warmup_epochs * steps_an_epoch,
+            constant_steps: 0,
+            total_steps: config.epochs * steps_an_epoch,
+        };
+        let optimizer =
+            Optimizer::new(config.optimizer, named_parameters(&model.loaded.vs), config.weight_decay);
+        let data = sources.iter().map(|source| StoreMark::of(&source.store)).collect();
+        let mut run = Self {
+            config,
+            sources,
+            heads,
+            rows,
+            model,
+            average,
+            teacher,
+            optimizer,
+            schedule,
+            steps_an_epoch,
+            data,
+            step: 0,
+            out: place.out,
+        };
+        if place.resume {
+            run.restore()?;
+        } else {
+            ensure!(
+                !place.out.join(FILE_NAME).exists(),
+                "{}: there is a run here already: --resume continues it, another --out keeps it",
+                place.out.display()
+            );
+            std::fs::create_dir_all(place.out).with_context(|| place.out.display().to_string())?;
+        }
+        command::note(place.out, place.resume).with_context(|| place.out.display().to_string())?;
+        Ok(run)
+    }
+
+    fn train(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let total = self.schedule.total_steps;
+        let bar = progress::bar(total as u64, "joint");
+        bar.set_position(self.step as u64);
+        bar.reset_eta();
+        let views: Vec<u32> =
+            self.sources.iter().map(|source| load_side_px(self.config.side_px, &source.augment)).collect();
+        // Loading borrows the stores while a step changes the rest.
+        let sources = std::mem::take(&mut self.sources);
+        let images: usize = sources.iter().map(|source| source.batch).sum();
+        let trained = std::thread::scope(|scope| {
+            let mut draws: Vec<_> = (0u64..)
+                .zip(&sources)
+                .map(|(k, source)| draws(&source.frames, source.batch, mix(self.config.seed, k)))
+                .collect();
+            let stores: Vec<_> = sources.iter().map(|source| &source.store).zip(views).collect();
+            let steps = (self.step..total).map(move |step| draws.iter_mut().map(|draw| draw(step)).collect());
+            let batches = prefetch_each(scope, stores, steps);
+            let (mut losses, mut started, mut since) = (0.0, Instant::now(), 0);
+            for batches in batches {
+                let lr = self.schedule.lr_at(self.step);
+                let loss = self.loss(&sources, &batches?)?;
+                self.optimizer.zero_grad();
+                loss.backward();
+                self.optimizer.step(lr);
+                self.average.follow(
+                    &self.model,
+                    1.0 - self.config.ema.min(self.step as f64 / (self.step + 10) as f64),
+                );
+                let loss = loss.double_value(&[]);
+                ensure!(loss.is_finite(), "the loss is {loss} at step {}: lower lr", self.step);
+                self.step += 1;
+                (losses, since) = (losses + loss, since + 1);
+                let rate = (since * images) as f64 / started.elapsed().as_secs_f64();
+                bar.set_message(format!("loss {loss:.3} {rate:.0} images/s"));
+                bar.inc(1);
+                if self.step % self.steps_an_epoch == 0 {
+                    let scores = self.judge(&sources)?;
+                    let epoch = self.step / self.steps_an_epoch;
+                    let loss = losses / f64::from(since as u32);
+                    let told: Vec<_> =
+                        scores.iter().map(|(name, score)| format!("{name} {score:.4}")).collect();
+                    bar.println(format!("epoch {epoch:>3}  loss {loss:.3}  validation: {}", told.join(", ")));
+                    log::info!("epoch {epoch}: loss {loss:.3}, validation {}", told.join(", "));
+                    self.note(&EpochLine {
+                        epoch,
+                        step: self.step,
+                        loss,
+                        lr,
+                        images_per_sec: rate,
+                        scores: scores.clone(),
+                    })?;
+                    if self.step == total {
+                        let scores = self.finish(&sources, scores)?;
+                        self.save(&scores)?;
+                    } else {
+                        self.save(&scores)?;
+                    }
+                    (losses, started, since) = (0.0, Instant::now(), 0);
+                } else if stop.load(Ordering::Relaxed) {
+                    self.save(&BTreeMap::new())?;
+                }
+                if stop.load(Ordering::Relaxed) && self.step < total {
+                    bar.abandon();
+                    eprintln!("stopped after step {} of {total}; --resume continues", self.step);
+                    return Ok(());
+                }
+            }
+            bar.finish_and_clear();
+            Ok(())
+        });
+        self.sources = sources;
+        trained
+    }
+
+    /// The loss of a step's batches, one a source.
+    fn loss(&self, sources: &[Learnt], batches: &[Batch]) -> anyhow::Result<Tensor> {
+        let config = self.config;
+        let device = self.model.loaded.vs.device();
+        let seed = mix(config.seed, self.step as u64);
+        let mut rng = ChaCha8Rng::seed_from_u64(mix(seed, MIXING));
+        let side = i64::from(config.side_px);
+        let (mut views, mut kept) = (Vec::new(), Vec::new());
+        for ((k, source), batch) in (0u64..).zip(sources).zip(batches) {
+            let seeds: Vec<u64> = (0..source.batch as u64).map(|i| mix(mix(seed, k), i)).collect();
+            let view = augment(&batch.to_unit(device), &batch.landmarks, &source.augment, side, &seeds);
+            // A batch is in random order: the next one is as good a partner as any.
+            let share = if config.mixup > 0.0 && source.mixes() {
+                Beta::new(config.mixup, config.mixup).map_or(1.0, |beta| beta.sample(&mut rng))
+            } else {
+                1.0
+            };
+            views.push(if share < 1.0 { &view * share + view.roll([-1], [0]) * (1.0 - share) } else { view });
+            kept.push(share);
+        }
+        let views = Tensor::cat(&views, 0);
+        let crops = normalise(&views, config.mean, config.std);
+        let embeddings = self.model.loaded.encoder.forward(&crops, Phase::ALONE, config.precision);
+        let embeddings = left_out(&embeddings, config.dropout, &mut rng);
+        let taught = self
+            .teacher
+            .as_ref()
+            .filter(|_| config.distil > 0.0)
+            .map(|teacher| teacher.logits(&views, config));
+        let mut total = Tensor::zeros([], (Kind::Float, device));
+        let mut first = 0;
+        for ((source, batch), share) in sources.iter().zip(batches).zip(kept) {
+            let n = source.batch as i64;
+            let ours = embeddings.narrow(0, first, n);
+            let of_batch = n as f64 / sources[0].batch as f64;
+            let distilled =
+                source.lessons.is_empty() || source.lessons.iter().any(|(l, _)| *l == Lesson::Expression);
+            let teacher = taught.as_ref().filter(|_| distilled);
+            if let Some(taught) = teacher {
+                let logits = self.model.outputs(TaughtHead::Expression, &ours)?;
+                let loss = divergence(&taught.narrow(0, first, n), &logits, config.temperature);
+                total += loss * config.distil * of_batch * config.weights.expression;
+            }
+            for (lesson, goal) in &source.lessons {
+                let weight = match lesson {
+                    Lesson::Expression if teacher.is_some() => {
+                        config.weights.expression * (1.0 - config.distil)
+                    }
+                    Lesson::Expression => config.weights.expression,
+                    Lesson::ValenceArousal | Lesson::Circumplex => config.weights.valence_arousal,
+                    Lesson::ActionUnits => config.weights.action_units,
+                    Lesson::Pose => config.weights.pose,
+                };
+                let partners: Vec<usize> =
+                    batch.indices.iter().cycle().skip(1).take(source.batch).copied().collect();
+                for (frames, share) in [(&batch.indices, share), (&partners, 1.0 - share)] {
+                    let (rows, frames): (Vec<i64>, Vec<usize>) =
+                        (0i64..).zip(frames).filter(|(_, frame)| goal.has(&source.store, **frame)).unzip();
+                    if share > 0.0 && rows.len() > 1 {
+                        let outputs = self.model.outputs(
+                            lesson.head(),
+                            &ours.index_select(0, &Tensor::from_slice(&rows).to_device(device)),
+                        )?;
+                        let learnt = goal.learnt(&source.store, &frames).to_device(device);
+                        total += goal.loss(&outputs, &learnt) * (share * weight * of_batch);
+                    }
+                }
+            }
+            first += n;
+        }
+        Ok(total)
+    }
+
+    /// Scores of the averaged weights on the validation splits, by the names of source and measure.
+    fn judge(&self, sources: &[Learnt]) -> anyhow::Result<BTreeMap<String, f64>> {
+        let mut scores = BTreeMap::new();
+        for source in sources {
+            for (lesson, goal) in &source.lessons {
+                let outputs = |frames: &[usize]| self.average.read(lesson.head(), &source.store, frames);
+                let Judged { measure, score, .. } = goal.judge(&source.store, Split::Val, &outputs)?;
+                scores.insert(format!("val_{}_{measure}", lesson.head().path()), score);
+            }
+        }
+        Ok(scores)
+    }
+
+    /// Brings the probabilities of expressions to what they say, on the first source that has expressions; `scores` with what
+    /// that did.
+    fn finish(
+        &self,
+        sources: &[Learnt],
+        mut scores: BTreeMap<String, f64>,
+    ) -> anyhow::Result<BTreeMap<String, f64>> {
+        let has = |source: &&Learnt| source.lessons.iter().any(|(lesson, _)| *lesson == Lesson::Expression);
+        let Some(source) = sources.iter().find(has) else { return Ok(scores) };
+        let classes = crate::eval::classes(&source.store)?;
+        let (frames, labels) = crate::eval::labelled(&source.store, Split::Val, &classes);
+        let logits = self.average.read(TaughtHead::Expression, &source.store, &frames)?;
+        let temperature = temperature(&logits, &labels)?;
+        scores.insert("temperature".to_owned(), temperature);
+        scores.insert("val_ece_before".to_owned(), calibration_error(&logits, &labels)?);
+        scores.insert("val_ece".to_owned(), calibration_error(&(logits / temperature), &labels)?);
+        self.average.cool(TaughtHead::Expression, temperature);
+        eprintln!(
+            "temperature {temperature:.3}: expected calibration error {:.4}, before {:.4} (validation)",
+            scores["val_ece"], scores["val_ece_before"]
+        );
+        Ok(scores)
+    }
+
+    fn note(&self, line: &EpochLine) -> anyhow::Result<()> {
+        use std::io::Write;
+        let path = self.out.join(EPOCHS);
+        let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+        let written =
+            file.and_then(|mut file| writeln!(file, "{}", serde_json::to_string(line).unwrap_or_default()));
+        written.with_context(|| path.display().to_string())
+    }
+
+    fn save(&self, scores: &BTreeMap<String, f64>) -> anyhow::Result<()> {
+        let config = self.config;
+        let meta = Meta {
+            format: checkpoint::FORMAT,
+            backbone: config.backbone,
+            side_px: config.side_px,
+            mean: config.mean,
+            std: config.std,
+            method: METHOD.to_owned(),
+            labels: self.rows.get(&TaughtHead::Expression).cloned().unwrap_or_default(),
+            heads: self.rows.iter().map(|(head, rows)| (head.path().to_owned(), rows.clone())).collect(),
+            step: self.step,
+            config: settings::table_of(config)?,
+            scores: scores.iter().map(|(name, score)| (name.clone(), (*score).into())).collect(),
+            data: self.data.clone(),
+        };
+        let average: Vec<_> = self.average.loaded.vs.variables().into_iter().collect();
+        let mut tensors = model_tensors(&self.model.loaded.vs);
+        tensors.extend(self.optimizer.state());
+        tensors.extend(average_tensors(&average));
+        Ok(checkpoint::save(&self.out.join(FILE_NAME), &meta, tensors)?)
+    }
+
+    fn restore(&mut self) -> anyhow::Result<()> {
+        let saved: Checkpoint = Checkpoint::load(self.out).context("there is nothing to resume")?;
+        let ours = settings::table_of(self.config)?;
+        if let Some((setting, was, is)) = settings::difference(&saved.meta.config, &ours) {
+            bail!(
+                "{}: {setting} was {was}, not {is}: resume with the settings that it had",
+                self.out.display()
+            );
+        }
+        ensure!(
+            saved.meta.data.iter().map(|mark| mark.checksum).eq(self.data.iter().map(|mark| mark.checksum)),
+            "{}: the run had other stores: resume it with the data that it had",
+            self.out.display()
+        );
+        saved.restore(&self.model.loaded.vs)?;
+        saved.restore_average(&self.average.loaded.vs)?;
+        self.optimizer.restore(|_| saved.meta.step, |name| saved.tensor(name))?;
+        self.step = saved.meta.step;
+        Ok(())
+    }
+}
+
+/// What a checkpoint of `trainer joint` says that it is of.
+pub const METHOD: &str = "joint";
+
+/// Embeddings `[N,D]` of which each value is 0 with this probability, the others growing by as much (Srivastava et al. 2014).
+/// Drawn on the host: a run that is resumed leaves out the same.
+fn left_out(embeddings: &Tensor, probability: f64, rng: &mut ChaCha8Rng) -> Tensor {
+    if probability == 0.0 {
+        return embeddings.shallow_clone();
+    }
+    let kept = 1.0 / (1.0 - probability) as f32;
+    let factors: Vec<f32> =
+        (0..embeddings.numel()).map(|_| if rng.random_bool(probability) { 0.0 } else { kept }).collect();
+    embeddings
+        * Tensor::from_slice(&factors).view(embeddings.size().as_slice()).to_device(embeddings.device())
+}
+
+/// The mean divergence of the student's distribution from the teacher's at a temperature, times its square (Hinton et al.
+/// 2015, section 2), so that its slopes are those of a cross-entropy.
+fn divergence(teacher: &Tensor, student: &Tensor, temperature: f64) -> Tensor {
+    let truth = (teacher / temperature).softmax(-1, Kind::Float);
+    let said = (student / temperature).log_softmax(-1, Kind::Float);
+    let per_row = said.kl_div(&truth, Reduction::Sum, false) / student.size()[0] as f64;
+    per_row * temperature.powi(2)
+}

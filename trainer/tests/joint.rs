@@ -1,0 +1,212 @@
+//! `trainer joint` on synthetic people, who have every label.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{LazyLock, Mutex};
+
+use semblance_calib::{HeadKind, Heads};
+use semblance_face::Bundle;
+use semblance_face::labels::Expression;
+use semblance_trainer::checkpoint::Checkpoint;
+use semblance_trainer::eval::{CIRCUMPLEX, Lesson};
+use semblance_trainer::export::{TOLERANCE, export};
+use semblance_trainer::joint::{JointConfig, Origins, Place, Source, joint};
+use semblance_trainer::prepare::encode_jpeg;
+use semblance_trainer::store::{Provenance, Sample, Split, Store, StoreWriter};
+use semblance_trainer::synth;
+use tch::Tensor;
+use tempfile::TempDir;
+
+/// 40 people, of whom 32 are for training, 12 frames each.
+static PEOPLE: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
+    tch::set_num_threads(1);
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("people");
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: synth::SynthArgs,
+    }
+    let args = [
+        "synth",
+        "--identities",
+        "40",
+        "--seconds",
+        "12",
+        "--fps",
+        "1",
+        "--side-px",
+        "32",
+        "--align",
+        "--pose-spread",
+        "0.3",
+    ];
+    let cli =
+        <Cli as clap::Parser>::try_parse_from(args.iter().copied().chain(["--out", out.to_str().unwrap()]))
+            .unwrap();
+    synth::run(&cli.args).unwrap();
+    (dir, out)
+});
+
+fn people() -> Vec<(String, PathBuf)> {
+    vec![("people".to_owned(), PEOPLE.1.clone())]
+}
+
+fn config() -> JointConfig {
+    let source = Source { name: "people".to_owned(), batch: 32, lessons: Lesson::ALL.to_vec() };
+    JointConfig {
+        backbone: "8/16x2/32/64".parse().unwrap(),
+        side_px: 32,
+        epochs: 4,
+        warmup_epochs: 1,
+        mixup: 0.0,
+        sources: vec![source],
+        ..JointConfig::default()
+    }
+}
+
+fn run(
+    config: &JointConfig,
+    origins: Origins<'_>,
+    out: &Path,
+    resume: bool,
+    stop: bool,
+) -> anyhow::Result<Checkpoint> {
+    // First weights are drawn from one generator that all threads share.
+    static TRAINING: Mutex<()> = Mutex::new(());
+    let people = people();
+    let _alone = TRAINING.lock();
+    joint(config, &people, origins, Place { out, resume }, &AtomicBool::new(stop))?;
+    Ok(Checkpoint::load(out)?)
+}
+
+fn score(checkpoint: &Checkpoint, name: &str) -> f64 {
+    checkpoint.meta.scores[name].as_float().unwrap()
+}
+
+#[test]
+fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
+    let long = JointConfig { epochs: 12, ..config() };
+    let through = run(&long, Origins::default(), &whole, false, false).unwrap();
+    // Stopped after one step, then run to the end.
+    let stopped = run(&long, Origins::default(), &parts, false, true).unwrap();
+    assert_eq!(stopped.meta.step, 1);
+    let resumed = run(&long, Origins::default(), &parts, true, false).unwrap();
+    assert_eq!(resumed.meta.step, through.meta.step);
+    for name in ["head", "valence_arousal", "action_units", "pose"] {
+        let weight = |of: &Checkpoint| of.weight(&format!("{name}.weight")).unwrap();
+        let difference = (weight(&through) - weight(&resumed)).abs().max().double_value(&[]);
+        assert!(difference < 1e-4 * weight(&through).abs().max().double_value(&[]), "{name}: {difference}");
+    }
+    // What any face is guessed to be: the commonest of the expressions, and no concordance.
+    let store = Store::open(&PEOPLE.1).unwrap();
+    let mut counts = [0u32; Expression::ALL.len()];
+    let val = store.split(Split::Val);
+    val.iter().filter_map(|&i| store.record(i).expression()).for_each(|e| counts[e.index()] += 1);
+    let commonest = f64::from(*counts.iter().max().unwrap()) / val.len() as f64;
+    assert!(score(&through, "val_head_accuracy") > commonest, "{:?} {commonest}", through.meta.scores);
+    assert!(score(&through, "val_valence_arousal_ccc_mean") > 0.2, "{:?}", through.meta.scores);
+    assert!((0.125..8.0).contains(&score(&through, "temperature")), "{:?}", through.meta.scores);
+    // Other settings, or other data, are no going on.
+    let other = JointConfig { lr: 0.04, ..long.clone() };
+    let error = run(&other, Origins::default(), &parts, true, false).unwrap_err().to_string();
+    assert!(error.contains("lr was 0.05, not 0.04"), "{error}");
+    let error = run(&long, Origins::default(), &parts, false, false).unwrap_err().to_string();
+    assert!(error.contains("--resume continues it"), "{error}");
+
+    let bundle = dir.path().join("bundle");
+    assert!(export(&whole, &bundle, "test", toml::Table::new(), None).unwrap() <= TOLERANCE);
+    let bundle = Bundle::open(&bundle).unwrap();
+    let heads = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
+    assert_eq!(heads.get(HeadKind::ValenceArousal).unwrap().labels(), ["valence", "arousal"]);
+    assert_eq!(heads.get(HeadKind::ActionUnits).unwrap().labels().len(), 18);
+    let average = Vec::<f32>::try_from(through.average("head.weight").unwrap().view(-1)).unwrap();
+    assert_eq!(heads.expression().unwrap().weight(), average);
+}
+
+#[test]
+fn a_run_begins_with_another_and_learns_from_a_teacher_without_labels() {
+    let dir = tempfile::tempdir().unwrap();
+    let teacher = run(&config(), Origins::default(), &dir.path().join("teacher"), false, false).unwrap();
+    // With a rate of nearly nothing the weights stay those that were begun with.
+    let still = JointConfig { lr: 1e-12, weight_decay: 0.0, epochs: 1, warmup_epochs: 0, ..config() };
+    let begun =
+        run(&still, Origins { init: Some(&teacher), teacher: None }, &dir.path().join("begun"), false, false)
+            .unwrap();
+    let kernel = |of: &Checkpoint, place: &str| of.tensor(&format!("{place}.encoder.block1.kernel")).unwrap();
+    let apart = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
+    assert!(apart(kernel(&begun, "model"), kernel(&teacher, "average")) < 1e-6);
+    let error = run(
+        &JointConfig { backbone: "8/16/32".parse().unwrap(), ..still.clone() },
+        Origins { init: Some(&teacher), teacher: None },
+        &dir.path().join("other"),
+        false,
+        false,
+    );
+    assert!(error.unwrap_err().to_string().contains("a run of 8/16x2/32/64 with 32 px"));
+
+    // Another source without lessons needs a teacher.
+    let mut taught = config();
+    taught.sources.push(Source { name: "people".to_owned(), batch: 16, lessons: Vec::new() });
+    let alone =
+        run(&taught, Origins::default(), &dir.path().join("alone"), false, false).unwrap_err().to_string();
+    assert!(alone.contains("no teacher"), "{alone}");
+    let by = run(
+        &taught,
+        Origins { init: None, teacher: Some(&teacher) },
+        &dir.path().join("taught"),
+        false,
+        false,
+    )
+    .unwrap();
+    assert!(score(&by, "val_head_accuracy") > 0.1, "{:?}", by.meta.scores);
+}
+
+#[test]
+fn votes_are_soft_labels_and_places_in_the_circumplex() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = StoreWriter::create(dir.path()).unwrap();
+    let jpeg = encode_jpeg(&[9; 256], 16, 16, 1, 90).unwrap();
+    let votes = |pairs: &[(Expression, f32)]| {
+        let mut all = [0.0; 8];
+        pairs.iter().for_each(|(expression, share)| all[expression.index()] = *share);
+        Some(all)
+    };
+    let happy_and_sad =
+        votes(&[(Expression::Happy, 0.375), (Expression::Sad, 0.125), (Expression::Contempt, 0.5)]);
+    let samples = [
+        (Expression::Happy, happy_and_sad),
+        // Only for what is no class here: the label alone counts.
+        (Expression::Sad, votes(&[(Expression::Contempt, 1.0)])),
+        (Expression::Sad, None),
+    ];
+    for (i, (expression, votes)) in samples.into_iter().enumerate() {
+        writer.begin_video(&format!("p{i}"), "still");
+        let sample = Sample { expression: Some(expression), votes, ..Sample::unlabelled(0.0, Split::Train) };
+        writer.push(&jpeg, &sample).unwrap();
+    }
+    writer.commit(Provenance::default()).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let mut expressions = Lesson::Expression.teacher(&store, 0.5, 0.0).unwrap();
+    assert_eq!(expressions.begin(&store), [0, 1, 2]);
+    assert_eq!(expressions.rows(), ["happy", "sad"]);
+    let learnt = Vec::<f32>::try_from(expressions.learnt(&store, &[0, 1, 2]).view(-1)).unwrap();
+    assert_eq!(learnt, [0.875, 0.125, 0.0, 1.0, 0.0, 1.0]);
+    // The cross-entropy with [0.875, 0.125] of equal odds.
+    let loss =
+        expressions.loss(&Tensor::zeros([1, 2], tch::kind::FLOAT_CPU), &expressions.learnt(&store, &[0]));
+    assert!((loss.double_value(&[]) - 2f64.ln()).abs() < 1e-6);
+
+    let mut circumplex = Lesson::Circumplex.teacher(&store, 0.0, 0.0).unwrap();
+    assert_eq!(circumplex.begin(&store), [0]);
+    let place = Vec::<f32>::try_from(circumplex.learnt(&store, &[0]).view(-1)).unwrap();
+    let of = |expression| CIRCUMPLEX.iter().find(|(e, _)| *e == expression).unwrap().1;
+    for (axis, value) in place.into_iter().enumerate() {
+        let expected = 0.75 * of(Expression::Happy)[axis] + 0.25 * of(Expression::Sad)[axis];
+        assert!((value - expected).abs() < 1e-6);
+    }
+}
