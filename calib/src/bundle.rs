@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -49,6 +49,14 @@ pub enum BundleError {
         /// The file.
         path: PathBuf,
     },
+    /// No usual place has a bundle of that name.
+    #[error("no bundle '{name}' found (looked in {places}): name a folder with --bundle DIR")]
+    NotFound {
+        /// The name.
+        name: String,
+        /// The folders that were looked for.
+        places: String,
+    },
     /// The heads cannot be read, or do not fit the encoder.
     #[error("{}: {source}", path.display())]
     Heads {
@@ -57,6 +65,38 @@ pub enum BundleError {
         /// What is wrong with them.
         source: HeadsError,
     },
+}
+
+/// The name of the bundle that is used where none is asked for.
+const DEFAULT: &str = "default";
+
+/// Where packages put bundles.
+const INSTALLED: &str = "/usr/share/semblance";
+
+/// The folder of the bundle asked for: `asked` itself, or, where that is only a name, or nothing (which is `default`), the first
+/// `models/NAME` in the working folder, beside the program, or installed.
+///
+/// # Errors
+/// [`BundleError::NotFound`] of a name. Whether a folder that was asked for is a bundle is found out by who opens it.
+pub fn find(asked: Option<&Path>) -> Result<PathBuf, BundleError> {
+    let exe = std::env::current_exe().ok();
+    let beside = exe.as_deref().and_then(Path::parent);
+    let roots = [Some(Path::new("")), beside, Some(Path::new(INSTALLED))];
+    find_in(asked, roots.into_iter().flatten())
+}
+
+fn find_in<'a>(asked: Option<&Path>, roots: impl Iterator<Item = &'a Path>) -> Result<PathBuf, BundleError> {
+    let name = asked.unwrap_or(Path::new(DEFAULT));
+    if let Some(folder) = asked
+        && (folder.exists() || !matches!(folder.components().collect::<Vec<_>>()[..], [Component::Normal(_)]))
+    {
+        return Ok(folder.to_owned());
+    }
+    let places: Vec<PathBuf> = roots.map(|root| root.join("models").join(name)).collect();
+    places.iter().find(|folder| folder.join(MANIFEST).is_file()).cloned().ok_or_else(|| {
+        let places: Vec<String> = places.iter().map(|folder| folder.display().to_string()).collect();
+        BundleError::NotFound { name: name.display().to_string(), places: places.join(", ") }
+    })
 }
 
 /// A bundle's heads and the identity of its encoder.
@@ -132,6 +172,38 @@ mod tests {
 
     fn shipped() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")
+    }
+
+    #[test]
+    fn a_name_is_looked_for_where_bundles_lie_and_a_folder_taken_as_it_is() {
+        let here = tempfile::tempdir().unwrap();
+        let installed = tempfile::tempdir().unwrap();
+        let find = |asked: Option<&str>| {
+            find_in(asked.map(Path::new), [here.path(), installed.path()].into_iter())
+                .map_err(|e| e.to_string())
+        };
+        let add = |root: &Path, name: &str| {
+            let folder = root.join("models").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(MANIFEST), "").unwrap();
+            folder
+        };
+        let reason = find(None).unwrap_err();
+        assert!(
+            reason.contains("'default'") && reason.contains(&here.path().display().to_string()),
+            "{reason}"
+        );
+        let far = add(installed.path(), "default");
+        assert_eq!(find(None).unwrap(), far);
+        let near = add(here.path(), "default");
+        assert_eq!(find(None).unwrap(), near, "the nearer one comes first");
+        let small = add(installed.path(), "small");
+        assert_eq!(find(Some("small")).unwrap(), small);
+        assert!(find(Some("huge")).unwrap_err().contains("'huge'"));
+        for folder in ["./huge", "/nowhere/huge", "models/huge"] {
+            assert_eq!(find(Some(folder)).unwrap(), Path::new(folder));
+        }
+        assert_eq!(find(small.to_str()).unwrap(), small);
     }
 
     #[test]

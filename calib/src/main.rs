@@ -4,7 +4,8 @@ mod commands;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use semblance_manual::ManualArgs;
 
 use commands::{fit, guide, manage, show};
 
@@ -35,6 +36,9 @@ enum Command {
     Import(manage::ImportArgs),
     /// Delete everything that is known of a user
     Delete(manage::DeleteArgs),
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Command::Export(args) => manage::export(&args),
         Command::Import(args) => manage::import(&args),
         Command::Delete(args) => manage::delete(&args),
+        Command::Manual(args) => args.write(&Cli::command()).map_err(Into::into),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ use semblance_edge::logging::{self, LogFormat};
 use semblance_edge::service::{self, Signals};
 use semblance_edge::settings::{Settings, SettingsError};
 use semblance_edge::telemetry::process_started;
+use semblance_manual::ManualArgs;
 
 use commands::bench::BenchArgs;
 use commands::cameras::CamerasArgs;
@@ -46,6 +47,9 @@ enum Command {
     /// Print the settings of a run, and where each came from
     #[command(after_help = config::EXAMPLES)]
     Config(ConfigArgs),
+    /// Write man pages and shell completions
+    #[command(hide = true)]
+    Manual(ManualArgs),
 }
 
 fn main() -> ExitCode {
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
             logging::init(LogFormat::Auto);
             return check::command(&args);
         }
+        Command::Manual(args) => args.write(&Cli::command()).map_err(Into::into),
         Command::Config(_) => {
             config::command(&settings, &Cli::command());
             Ok(())

@@ -2,53 +2,63 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{LazyLock, Mutex};
 
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use semblance_calib::{HeadKind, Heads};
 use semblance_face::Bundle;
 use semblance_face::labels::Expression;
+use semblance_trainer::augment::AugmentConfig;
 use semblance_trainer::checkpoint::Checkpoint;
 use semblance_trainer::eval::{CIRCUMPLEX, Lesson};
 use semblance_trainer::export::{TOLERANCE, export};
 use semblance_trainer::joint::{JointConfig, Origins, Place, Source, joint};
 use semblance_trainer::prepare::encode_jpeg;
 use semblance_trainer::store::{Provenance, Sample, Split, Store, StoreWriter};
-use semblance_trainer::synth;
 use tch::Tensor;
 use tempfile::TempDir;
 
-/// 40 people, of whom 32 are for training, 12 frames each.
+/// 640 drawn pictures that have every label, of which 512 are for training: what a few convolutions learn in seconds. Bars tell the
+/// expression, grey levels valence and arousal, another bar whether action units are there, and the sides the yaw.
 static PEOPLE: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
     tch::set_num_threads(1);
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("people");
-    #[derive(clap::Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: synth::SynthArgs,
+    let mut writer = StoreWriter::create(&out).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for i in 0..640 {
+        let (class, shown) = (rng.random_range(0..8usize), rng.random_bool(0.5));
+        let [valence, arousal, turn]: [f32; 3] = std::array::from_fn(|_| rng.random_range(-1.0..1.0));
+        let mut pixels = vec![96u8; SIDE * SIDE];
+        let mut fill = |rows: Range<usize>, columns: Range<usize>, grey: f32| {
+            rows.for_each(|y| pixels[y * SIDE..][columns.clone()].fill(grey as u8));
+        };
+        (0..3).filter(|bit| class >> bit & 1 == 1).for_each(|bit| fill(4 * bit..4 * bit + 3, 6..26, 255.0));
+        fill(18..24, 6..26, 128.0 + 100.0 * valence);
+        fill(25..31, 6..26, 128.0 + 100.0 * arousal);
+        fill(13..17, 6..26, if shown { 255.0 } else { 0.0 });
+        fill(0..SIDE, 0..5, 128.0 + 100.0 * turn);
+        fill(0..SIDE, SIDE - 5..SIDE, 128.0 - 100.0 * turn);
+        let split = if i % 5 == 0 { Split::Val } else { Split::Train };
+        let sample = Sample {
+            expression: Some(Expression::ALL[class]),
+            valence_arousal: Some([valence, arousal]),
+            action_units: Some([f32::from(u8::from(shown)); 18]),
+            pose: Some([30.0 * turn, 0.0, 0.0]),
+            ..Sample::unlabelled(0.0, split)
+        };
+        writer.begin_video(&format!("p{i}"), "still");
+        writer.push(&encode_jpeg(&pixels, SIDE as u32, SIDE as u32, 1, 95).unwrap(), &sample).unwrap();
     }
-    let args = [
-        "synth",
-        "--identities",
-        "40",
-        "--seconds",
-        "12",
-        "--fps",
-        "1",
-        "--side-px",
-        "32",
-        "--align",
-        "--pose-spread",
-        "0.3",
-    ];
-    let cli =
-        <Cli as clap::Parser>::try_parse_from(args.iter().copied().chain(["--out", out.to_str().unwrap()]))
-            .unwrap();
-    synth::run(&cli.args).unwrap();
+    writer.commit(Provenance::default()).unwrap();
     (dir, out)
 });
+
+const SIDE: usize = 32;
 
 fn people() -> Vec<(String, PathBuf)> {
     vec![("people".to_owned(), PEOPLE.1.clone())]
@@ -58,10 +68,19 @@ fn config() -> JointConfig {
     let source = Source { name: "people".to_owned(), batch: 32, lessons: Lesson::ALL.to_vec() };
     JointConfig {
         backbone: "8/16x2/32/64".parse().unwrap(),
-        side_px: 32,
+        side_px: SIDE as u32,
         epochs: 4,
         warmup_epochs: 1,
         mixup: 0.0,
+        // Turned or cut, a bar is another one.
+        augment: AugmentConfig {
+            crop_scale: [1.0; 2],
+            jitter_p: 0.0,
+            blur_p: 0.0,
+            rotate_deg: 0.0,
+            erase_p: 0.0,
+            ..JointConfig::default().augment
+        },
         sources: vec![source],
         ..JointConfig::default()
     }
@@ -90,7 +109,7 @@ fn score(checkpoint: &Checkpoint, name: &str) -> f64 {
 fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, parts) = (dir.path().join("whole"), dir.path().join("parts"));
-    let long = JointConfig { epochs: 12, ..config() };
+    let long = JointConfig { epochs: 20, ..config() };
     let through = run(&long, Origins::default(), &whole, false, false).unwrap();
     // Stopped after one step, then run to the end.
     let stopped = run(&long, Origins::default(), &parts, false, true).unwrap();
@@ -102,14 +121,15 @@ fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported(
         let difference = (weight(&through) - weight(&resumed)).abs().max().double_value(&[]);
         assert!(difference < 1e-4 * weight(&through).abs().max().double_value(&[]), "{name}: {difference}");
     }
-    // What any face is guessed to be: the commonest of the expressions, and no concordance.
-    let store = Store::open(&PEOPLE.1).unwrap();
-    let mut counts = [0u32; Expression::ALL.len()];
-    let val = store.split(Split::Val);
-    val.iter().filter_map(|&i| store.record(i).expression()).for_each(|e| counts[e.index()] += 1);
-    let commonest = f64::from(*counts.iter().max().unwrap()) / val.len() as f64;
-    assert!(score(&through, "val_head_accuracy") > commonest, "{:?} {commonest}", through.meta.scores);
-    assert!(score(&through, "val_valence_arousal_ccc_mean") > 0.2, "{:?}", through.meta.scores);
+    // Guessing has an eighth of the expressions, no concordance, and 5 degrees of error a mean of three angles.
+    for (name, least) in [
+        ("val_head_accuracy", 0.9),
+        ("val_valence_arousal_ccc_mean", 0.9),
+        ("val_action_units_f1_mean", 0.95),
+        ("val_pose_negative_mae_mean", -1.5),
+    ] {
+        assert!(score(&through, name) > least, "{name}: {:?}", through.meta.scores);
+    }
     assert!((0.125..8.0).contains(&score(&through, "temperature")), "{:?}", through.meta.scores);
     // Other settings, or other data, are no going on.
     let other = JointConfig { lr: 0.04, ..long.clone() };
@@ -141,7 +161,7 @@ fn a_run_begins_with_another_and_learns_from_a_teacher_without_labels() {
     let apart = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
     assert!(apart(kernel(&begun, "model"), kernel(&teacher, "average")) < 1e-6);
     let error = run(
-        &JointConfig { backbone: "8/16/32".parse().unwrap(), ..still.clone() },
+        &JointConfig { backbone: "8/16/32".parse().unwrap(), ..still },
         Origins { init: Some(&teacher), teacher: None },
         &dir.path().join("other"),
         false,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use clap::Args;
 use semblance_calib::HeadKind;
-use semblance_calib::bundle::Shipped;
+use semblance_calib::bundle::{self, Shipped};
 use semblance_calib::candidate::Candidate;
 use semblance_calib::fit::FitOptions;
 use semblance_calib::profile::now_unix_secs;
@@ -32,9 +32,9 @@ pub(crate) struct FitArgs {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// Folder of the bundle that the recording was made with
-    #[arg(long, value_name = "DIR", default_value = "models/default", env = "SEMBLANCE_BUNDLE")]
-    bundle: PathBuf,
+    /// Bundle that the recording was made with: a folder, or the name of an installed one [default: default]
+    #[arg(long, value_name = "DIR|NAME", env = "SEMBLANCE_BUNDLE")]
+    bundle: Option<PathBuf>,
 
     /// Names of action units to fit, where the bundle has no head for them, as AU06,AU12
     #[arg(long, value_delimiter = ',')]
@@ -50,7 +50,7 @@ pub(crate) struct FitArgs {
 }
 
 pub(crate) fn command(args: &FitArgs) -> anyhow::Result<()> {
-    let shipped = Shipped::open(&args.bundle)?;
+    let shipped = Shipped::open(&bundle::find(args.bundle.as_deref())?)?;
     let options = FitOptions { action_unit_labels: args.au.clone(), ..FitOptions::default() };
     let rows = |kind, spare: &[String]| {
         shipped.heads.get(kind).map_or_else(|| spare.to_vec(), |head| head.labels().to_vec())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
-use semblance_calib::bundle::Shipped;
+use semblance_calib::bundle::{self, Shipped};
 use semblance_calib::profile::now_unix_secs;
 
 use super::ProfileArgs;
@@ -52,14 +52,14 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "FILE")]
     from: PathBuf,
 
-    /// Folder of the bundle that it is to be used with
-    #[arg(long, value_name = "DIR", default_value = "models/default", env = "SEMBLANCE_BUNDLE")]
-    bundle: PathBuf,
+    /// Bundle that it is to be used with: a folder, or the name of an installed one [default: default]
+    #[arg(long, value_name = "DIR|NAME", env = "SEMBLANCE_BUNDLE")]
+    bundle: Option<PathBuf>,
 }
 
 pub(crate) fn import(args: &ImportArgs) -> anyhow::Result<()> {
     let at = || args.from.display().to_string();
-    let shipped = Shipped::open(&args.bundle)?;
+    let shipped = Shipped::open(&bundle::find(args.bundle.as_deref())?)?;
     let file = fs::read(&args.from).with_context(at)?;
     let profiles = args.profile.profiles();
     let serial = profiles.import(&args.profile.user, &file, shipped.heads.dim()).with_context(at)?;

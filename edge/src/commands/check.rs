@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use semblance_calib::bundle;
 use semblance_edge::check::{self, CheckOptions};
 use semblance_edge::sink::SinkSpec;
 
 use super::http::HttpChoice;
-use super::{OutParser, PipelineArgs, StateArgs, bundle_dir};
+use super::{OutParser, PipelineArgs, StateArgs};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -49,7 +50,7 @@ pub(crate) struct CheckArgs {
 
 /// Everything that is wrong stands in the report.
 pub(crate) fn command(args: &CheckArgs) -> ExitCode {
-    let bundle = bundle_dir(args.pipeline.bundle.as_deref()).map_err(|e| e.to_string());
+    let bundle = bundle::find(args.pipeline.bundle.as_deref()).map_err(|e| e.to_string());
     let state_dir = args.state.dir();
     let report = check::check(&CheckOptions {
         bundle: bundle.as_deref().map_err(String::as_str),

@@ -9,12 +9,13 @@ pub(crate) mod run;
 pub(crate) mod user;
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Args;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
+use semblance_calib::bundle;
 use semblance_edge::pipeline::Pipeline;
 use semblance_edge::sink::SinkSpec;
 use semblance_face::follow::FinderKind;
@@ -25,8 +26,9 @@ pub(crate) use http::HttpArgs;
 /// What run and bench share: the models and how faces are found.
 #[derive(Debug, Args)]
 pub(crate) struct PipelineArgs {
-    /// Folder with the models [default: models/default in the working folder, beside the program, or installed]
-    #[arg(long, env = "SEMBLANCE_BUNDLE")]
+    /// Folder with the models, or the name of one in models/ in the working folder, beside the program, or installed
+    /// [default: default]
+    #[arg(long, value_name = "DIR|NAME", env = "SEMBLANCE_BUNDLE")]
     bundle: Option<PathBuf>,
 
     /// Which finder: the bundle's own, or SeetaFace's frontal detector
@@ -58,7 +60,7 @@ impl PipelineArgs {
     }
 
     pub(crate) fn bundle(&self) -> anyhow::Result<Bundle> {
-        Ok(Bundle::open(&bundle_dir(self.bundle.as_deref())?)?)
+        Ok(Bundle::open(&bundle::find(self.bundle.as_deref())?)?)
     }
 
     pub(crate) fn follow_options(&self) -> FollowOptions {
@@ -104,26 +106,5 @@ impl TypedValueParser for OutParser {
             let message = format!("invalid value for '{arg}': {reason}\n");
             clap::Error::raw(ErrorKind::ValueValidation, message).with_cmd(command)
         })
-    }
-}
-
-/// The bundle asked for, or the first of the usual places that has one.
-pub(crate) fn bundle_dir(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
-    if let Some(dir) = asked {
-        return Ok(dir.to_owned());
-    }
-    const DEFAULT: &str = "models/default";
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(DEFAULT)));
-    let places: Vec<PathBuf> =
-        [Some(DEFAULT.into()), beside, Some(Path::new("/usr/share/semblance").join(DEFAULT))]
-            .into_iter()
-            .flatten()
-            .collect();
-    match places.iter().find(|dir| dir.join("bundle.toml").is_file()) {
-        Some(dir) => Ok(dir.clone()),
-        None => {
-            let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
-            bail!("no bundle found (looked in {}): name one with --bundle DIR", places.join(", "))
-        }
     }
 }

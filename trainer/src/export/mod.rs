@@ -267,6 +267,7 @@ mod tests {
             Backbone::FabNet,
             Backbone::SplitBrain,
             Backbone::Dense("16/32x2/64+64".parse().unwrap()),
+            Backbone::Dense("//16/32x2".parse().unwrap()),
         ] {
             let loaded = trained(backbone);
             let difference = max_difference(&loaded, &encoder_onnx(&loaded).unwrap()).unwrap();

@@ -20,11 +20,22 @@ const MOST_BLOCKS: u8 = 16;
 
 /// Widths and depths of a dense encoder, written `32/64x3/128x2+256x2`: a stem of 32 channels, three convolutions of 64, two
 /// of 128, two of 256, whose mean is the embedding. Every stage after a `/` halves the map, as the stem does; one after a `+`
-/// keeps its side.
+/// keeps its side. A stem after `//` quarters the picture by a 7x7 convolution: what costs tract most of a small encoder is to lay out
+/// large maps for the next convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     stages: [Stage; MOST_STAGES],
     count: usize,
+    quarters: bool,
+}
+
+/// A convolution of a shape: channels that come in and go out, the kernel's side, and in which steps it goes.
+#[derive(Clone, Copy, Debug)]
+struct Convolution {
+    c_in: i64,
+    c_out: i64,
+    side: i64,
+    stride: i64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,15 +50,29 @@ impl Shape {
         &self.stages[..self.count]
     }
 
-    /// Every convolution: channels that come in and go out, and whether it halves the map.
-    fn convolutions(&self) -> impl Iterator<Item = (i64, i64, bool)> {
+    /// Every convolution, of lightness to begin with.
+    fn convolutions(&self) -> impl Iterator<Item = Convolution> {
         let mut c_in = 1;
-        self.stages().iter().flat_map(|stage| (0..stage.blocks).map(move |i| (stage, i == 0))).map(
-            move |(stage, first)| {
+        let stages = self.stages().iter();
+        stages.flat_map(|stage| (0..stage.blocks).map(move |i| (stage, i == 0))).enumerate().map(
+            move |(i, (stage, first))| {
                 let c_out = i64::from(stage.channels);
-                (std::mem::replace(&mut c_in, c_out), c_out, first && stage.halves)
+                let (side, stride) = match first && stage.halves {
+                    true if i == 0 && self.quarters => (7, 4),
+                    true => (3, 2),
+                    false => (3, 1),
+                };
+                Convolution { c_in: std::mem::replace(&mut c_in, c_out), c_out, side, stride }
             },
         )
+    }
+
+    /// Every convolution as it is exported: the stem reads colours and makes lightness of them.
+    fn exported(&self) -> impl Iterator<Item = Convolution> {
+        self.convolutions().enumerate().map(|(i, conv)| match i {
+            0 => Convolution { c_in: 3, ..conv },
+            _ => conv,
+        })
     }
 
     /// Values of its embedding.
@@ -55,31 +80,25 @@ impl Shape {
         self.stages().last().map_or(0, |stage| i64::from(stage.channels))
     }
 
-    /// Multiply-adds for an input of `side_px`, exported: its lightness is computed by the stem.
+    /// Multiply-adds for an input of `side_px`, exported.
     pub fn multiply_adds(&self, side_px: u32) -> u64 {
         let mut side = u64::from(side_px);
-        let cost = |(i, (c_in, c_out, halves)): (usize, (i64, i64, bool))| {
-            side = if halves { side.div_ceil(2) } else { side };
-            let c_in = if i == 0 { 3 } else { c_in as u64 };
-            side * side * 9 * c_in * c_out as u64
+        let cost = |conv: Convolution| {
+            side = side.div_ceil(conv.stride as u64);
+            side * side * (conv.side * conv.side * conv.c_in * conv.c_out) as u64
         };
-        self.convolutions().enumerate().map(cost).sum()
+        self.exported().map(cost).sum()
     }
 
     /// Weights, exported.
     pub fn weights(&self) -> u64 {
-        let weights = |(i, (c_in, c_out, _)): (usize, (i64, i64, bool))| {
-            let c_in = if i == 0 { 3 } else { c_in as u64 };
-            (9 * c_in + 1) * c_out as u64
-        };
-        self.convolutions().enumerate().map(weights).sum()
+        self.exported().map(|conv| ((conv.side * conv.side * conv.c_in + 1) * conv.c_out) as u64).sum()
     }
 
     pub(super) fn layers(&self, path: &nn::Path<'_>) -> Vec<Box<dyn Layer>> {
         let mut layers: Vec<Box<dyn Layer>> = Vec::new();
-        for (i, (c_in, c_out, halves)) in self.convolutions().enumerate() {
-            let stride = if halves { 2 } else { 1 };
-            layers.push(Box::new(Block::new(&(path / format!("block{i}")), c_in, c_out, stride)));
+        for (i, conv) in self.convolutions().enumerate() {
+            layers.push(Box::new(Block::new(&(path / format!("block{i}")), conv)));
         }
         layers.push(Box::new(GlobalAvgPool));
         layers
@@ -92,12 +111,14 @@ impl FromStr for Shape {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |what: &str| {
             format!(
-                "'{text}' is no shape of a dense encoder ({what}): a stem's channels, then stages, each / (halves the map) or + \
-                 (keeps its side) and channels x convolutions, as in 32/64x3/128x2+256x2"
+                "'{text}' is no shape of a dense encoder ({what}): a stem's channels (// before them: it quarters the picture), \
+                 then stages, each / (halves the map) or + (keeps its side) and channels x convolutions, as in \
+                 32/64x3/128x2+256x2"
             )
         };
-        let mut shape = Self { stages: [Stage::default(); MOST_STAGES], count: 0 };
-        for part in text.split_inclusive(['/', '+']) {
+        let stem = text.strip_prefix("//");
+        let mut shape = Self { stages: [Stage::default(); MOST_STAGES], count: 0, quarters: stem.is_some() };
+        for part in stem.unwrap_or(text).split_inclusive(['/', '+']) {
             let stage = part.trim_end_matches(['/', '+']);
             let (channels, blocks) = stage.split_once('x').unwrap_or((stage, "1"));
             let number = |text: &str| {
@@ -128,6 +149,9 @@ impl FromStr for Shape {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.quarters {
+            f.write_str("//")?;
+        }
         for (i, stage) in self.stages().iter().enumerate() {
             if i > 0 {
                 f.write_str(if stage.halves { "/" } else { "+" })?;
@@ -144,19 +168,24 @@ impl fmt::Display for Shape {
 /// Luma of RGB (ITU-R BT.601): lightness.
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 
-/// A 3x3 convolution, batch normalisation, ReLU.
+/// A convolution, batch normalisation, ReLU.
 #[derive(Debug)]
 struct Block {
-    /// `[C_out,C_in,3,3]`; `C_in` is 1 where lightness alone comes in.
+    /// `[C_out,C_in,H,W]`; `C_in` is 1 where lightness alone comes in.
     kernel: Tensor,
     bn: nn::BatchNorm,
     stride: i64,
 }
 
 impl Block {
-    fn new(path: &nn::Path<'_>, c_in: i64, c_out: i64, stride: i64) -> Self {
-        let kernel = path.var("kernel", &[c_out, c_in, 3, 3], nn::init::DEFAULT_KAIMING_NORMAL);
+    fn new(path: &nn::Path<'_>, conv: Convolution) -> Self {
+        let Convolution { c_in, c_out, side, stride } = conv;
+        let kernel = path.var("kernel", &[c_out, c_in, side, side], nn::init::DEFAULT_KAIMING_NORMAL);
         Self { kernel, bn: batch_norm(path / "bn", c_out), stride }
+    }
+
+    fn padding(&self) -> i64 {
+        self.kernel.size()[2] / 2
     }
 
     /// The kernel over all channels that come in: lightness is a sum of three.
@@ -176,7 +205,7 @@ impl Layer for Block {
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
         let (scale, bias) = fold_batch_norm(&self.bn);
         let kernel = self.kernel() * scale.view([-1, 1, 1, 1]);
-        let y = graph.conv(x, &kernel, &bias, self.stride, 1)?;
+        let y = graph.conv(x, &kernel, &bias, self.stride, self.padding())?;
         Ok(graph.relu(y))
     }
 }
@@ -184,20 +213,21 @@ impl Layer for Block {
 /// Width that maps are laid side by side to.
 const STRIP: i64 = 80;
 
-/// A 3x3 convolution without bias, padded by 1, in the number format of `x`.
+/// A convolution without bias, padded by half its kernel, in the number format of `x`.
 ///
 /// What a CPU's bfloat16 kernels do at a time is a piece of a row, and rows of small maps are shorter than that: training two
 /// to three times as slow. They are laid side by side with a column of zeros in between, which gives the same values.
 fn convolve(x: &Tensor, kernel: &Tensor, stride: i64) -> Tensor {
     let kernel = channels_last(&kernel.to_kind(x.kind()));
-    let conv = |x: &Tensor| x.conv2d(&kernel, None::<Tensor>, [stride; 2], [1; 2], [1; 2], 1);
+    let side = kernel.size()[2];
+    let conv = |x: &Tensor| x.conv2d(&kernel, None::<Tensor>, [stride; 2], [side / 2; 2], [1; 2], 1);
     let [n, c, h, w] = x.size()[..] else { return conv(x) };
     let learns = kernel.requires_grad() && x.kind() == Kind::BFloat16 && x.device() == Device::Cpu;
     let mut beside = STRIP / (w + 1);
     while beside > 1 && n % beside != 0 {
         beside -= 1;
     }
-    if !learns || stride != 1 || beside < 4 {
+    if !learns || stride != 1 || side != 3 || beside < 4 {
         return conv(x);
     }
     let maps = x.permute([0, 2, 3, 1]).constant_pad_nd([0, 0, 0, 1]);
@@ -247,9 +277,12 @@ mod tests {
         let convolutions = 32 * 32 * 9 * 3 * 16 + 16 * 16 * 9 * (16 * 32 + 32 * 32 + 32 * 64);
         assert_eq!(shape.multiply_adds(64), convolutions);
         assert_eq!(shape.weights(), 9 * (3 * 16 + 16 * 32 + 32 * 32 + 32 * 64) + 16 + 32 + 32 + 64);
+        let shape: Shape = "//16/32".parse().unwrap();
+        assert_eq!(shape.to_string(), "//16/32");
+        assert_eq!(shape.multiply_adds(64), 16 * 16 * 49 * 3 * 16 + 8 * 8 * 9 * 16 * 32);
         for text in [
-            "", "32", "32/", "/32", "32x2/64", "32/64x0", "32/64x17", "32/4", "32/1024", "32//64", "a/b",
-            "32/+64",
+            "//", "///16/32", "", "32", "32/", "/32", "32x2/64", "32/64x0", "32/64x17", "32/4", "32/1024",
+            "32//64", "a/b", "32/+64",
         ] {
             let error = text.parse::<Shape>().unwrap_err();
             assert!(error.starts_with(&format!("'{text}' is no shape")), "{error}");
