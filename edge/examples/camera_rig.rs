@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! camera_rig render mjpg|yuyv FRAMES FILE     a drawn face, 640x480
+//! camera_rig pictures FRAMES FOLDER           the same as PNGs
 //! camera_rig feed FILE DEVICE FPS             over and over, until it is ended
 //! camera_rig control DEVICE NAME VALUE        by the control's own name, as far as it is unambiguous
 //! ```
@@ -34,10 +35,12 @@ mod rig {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         match arguments[..] {
             ["render", format, frames, file] => render(format, frames.parse()?, file),
+            ["pictures", frames, folder] => pictures(frames.parse()?, folder),
             ["feed", file, device, fps] => feed(file, device, fps.parse()?),
             ["control", device, name, value] => control(device, name, value.parse()?),
             _ => bail!(
-                "usage: camera_rig render FORMAT FRAMES FILE | feed FILE DEVICE FPS | control DEVICE NAME VALUE"
+                "usage: camera_rig render FORMAT FRAMES FILE | pictures FRAMES FOLDER | feed FILE DEVICE FPS | control DEVICE \
+                 NAME VALUE"
             ),
         }
     }
@@ -62,6 +65,17 @@ mod rig {
             out.write_all(&bytes)?;
         }
         Ok(out.flush()?)
+    }
+
+    fn pictures(frames: u32, folder: &str) -> anyhow::Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let mut clip = ClipSource::new(1, 1, RenderOptions::webcam())?;
+        for i in 0..frames {
+            let (frame, _) = clip.next_frame()?;
+            let file = format!("{folder}/{i:04}.png");
+            image::save_buffer(file, frame.rgb(), frame.width(), frame.height(), ExtendedColorType::Rgb8)?;
+        }
+        Ok(())
     }
 
     /// A JPEG without Huffman tables, as UVC cameras may send it.

@@ -13,6 +13,6 @@ mount -t 9p -o trans=virtio,version=9p2000.L,msize=262144 host /host
 mkdir -p /tmp/out
 sh /scenario.sh 2>&1 | tee /tmp/out/scenario.log
 dmesg > /tmp/out/dmesg.log
-cp /tmp/out/* /host/out/
+cp -r /tmp/out/* /host/out/
 sync
 poweroff -f

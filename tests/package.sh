@@ -1,0 +1,65 @@
+#!/bin/bash
+# What deploy/build.sh makes for 64-bit Arm: the systemd unit, by systemd's own judgement, and the package under emulation
+# (tests/vm/arm64.sh).
+#
+#   tests/package.sh [EDGE]       edge for x86-64, beside a calib, whose predictions the package's have to equal (default: target/debug/edge)
+#
+# Ends with 0 where all is well; what cannot be tested on this machine is named by a line with SKIPPED.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+edge=${1:-$target/debug/edge}
+out=$target/package/tested
+[ -x "$edge" ] && [ -x "$(dirname "$edge")/calib" ] || { echo "FAILED: there is no $edge, or no calib beside it: cargo build"; exit 1; }
+
+images=--no-image
+if command -v umoci > /dev/null && command -v mmdebstrap > /dev/null; then
+    images=
+else
+    echo "SKIPPED: there is no umoci or no mmdebstrap, so no container image is made"
+fi
+rm -rf "$out"
+# Optimising across crates changes no value, and takes half of the time that building takes.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+deploy/build.sh --arch aarch64 $images --native "$(dirname "$edge")" --out "$out"
+(cd "$out" && sha256sum --quiet -c SHA256SUMS)
+deb=$(echo "$out"/semblance_*_arm64.deb)
+echo "$(basename "$deb"): $(stat -c %s "$deb") bytes (limit 25000000)"
+[ "$(stat -c %s "$deb")" -lt 25000000 ] || { echo "FAILED: the package is larger than 25 MB"; exit 1; }
+
+glibc=$(readelf -V "$target/aarch64-unknown-linux-gnu/release/edge" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -1)
+echo "edge needs $glibc (limit GLIBC_2.31)"
+[ "$(printf '%s\n' "$glibc" GLIBC_2.31 | sort -V | tail -1)" = GLIBC_2.31 ] || { echo "FAILED: that is newer"; exit 1; }
+
+if command -v systemd-analyze > /dev/null; then
+    root=$target/package/unit
+    rm -rf "$root"
+    mkdir -p "$root/usr/lib/systemd/system" "$root/bin"
+    dpkg-deb -x "$deb" "$root"
+    cp /lib/systemd/system/{sysinit,basic,multi-user,shutdown,network}.target "$root/usr/lib/systemd/system/"
+    cp /bin/kill "$root/bin/"
+    complaints=$(systemd-analyze verify --root="$root" --man=no semblance-edge.service 2>&1) || true
+    [ -z "$complaints" ] || { echo "FAILED: $complaints"; exit 1; }
+    systemd-analyze security --offline=true --root="$root" --threshold=20 --no-pager semblance-edge.service | tail -1
+else
+    echo "SKIPPED: there is no systemd-analyze, so the unit is not looked at"
+fi
+
+tests/vm/arm64.sh "$deb" "$edge"
+
+if [ -z "$images" ]; then
+    # What a container would see, run by the emulator that tests/vm/arm64.sh has fetched.
+    image=$target/package/image
+    rm -rf "$image"
+    mkdir -p "$image"
+    tar -C "$image" -xf "$out"/semblance-*-aarch64.oci.tar
+    umoci unpack --rootless --image "$image:$(umoci ls --layout "$image")" "$image/bundle" > /dev/null
+    "$target/vm/qemu-user/usr/bin/qemu-aarch64-static" -L "$image/bundle/rootfs" "$image/bundle/rootfs/usr/bin/edge" --version
+    python3 - "$image/bundle/config.json" << 'END'
+import json, sys
+process = json.load(open(sys.argv[1]))["process"]
+assert process["args"] == ["/usr/bin/edge", "run"], process["args"]
+assert process["user"]["uid"] == 65532, process["user"]
+print("ok  the image runs", *process["args"], "as user", process["user"]["uid"])
+END
+fi

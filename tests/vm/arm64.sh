@@ -1,0 +1,65 @@
+#!/bin/bash
+# The Debian package for 64-bit Arm, as `deploy/build.sh --arch aarch64` made it:
+#
+# - installed into a folder with Arm's libraries and run there by qemu-user: `edge check`, the demo, and the demo's first 20
+#   frames as pictures, of which the same has to be predicted as on x86-64 (the demo itself leaves out frames that there is no time for);
+# - installed by dpkg in a machine of that architecture with Debian's kernel in qemu, where it reads the same pictures and a real
+#   /dev/video0 (vivid), and is purged.
+#
+#   tests/vm/arm64.sh PACKAGE.deb EDGE [CAMERA_RIG]     the package, and programs for x86-64 (the rig: examples/ beside edge)
+#
+# Ends with 0 where all is well, or where Debian's packages cannot be had (it says SKIPPED), and with 1 otherwise.
+set -euo pipefail
+guest=arm64
+. "$(dirname "$0")/machine.sh"
+deb=$(realpath "${1:?which package?}")
+edge=$(realpath "${2:?which edge for x86-64?}")
+rig=${3:-$(dirname "$edge")/examples/camera_rig}
+[ -x "$rig" ] || fail "$rig is missing: cargo build -p semblance-edge --example camera_rig"
+
+# --- a folder, by qemu-user -----------------------------------------------------------------------------------------------
+
+# Its dependencies with their dependencies; what the package itself declares is what dpkg holds it to.
+unpack arm64 "$cache/folder" $(closure arm64 libc6)
+unpack amd64 "$target/vm/qemu-user" qemu-user-static
+user=$cache/user
+rm -rf "$user"
+cp -r "$cache/folder" "$user"
+mkdir -p "$user"/var/lib/dpkg/{info,updates} "$user/tmp"
+cp "$cache/folder.status" "$user/var/lib/dpkg/status"
+dpkg --root="$user" --force-not-root --force-architecture --force-script-chrootless --no-triggers --log=/dev/null -i "$deb"
+
+emulated() { "$target/vm/qemu-user/usr/bin/qemu-aarch64-static" -L "$user" "$user/usr/bin/$1" "${@:2}"; }
+export SEMBLANCE_BUNDLE=$user/usr/share/semblance/models/default
+out=$cache/predictions
+pictures=$cache/pictures
+rm -rf "$out" "$pictures"
+mkdir -p "$out"
+"$rig" pictures 20 "$pictures"
+emulated edge --version
+emulated calib --version
+emulated edge check --source demo --state-dir "$out"
+emulated edge run --source demo --http off --adapt-budget off --max-frames 4 > "$out/demo.jsonl"
+[ "$(wc -l < "$out/demo.jsonl")" -ge 4 ] || fail "4 frames of the demo gave fewer predictions"
+emulated edge run --source "$pictures" > "$out/arm64.jsonl"
+"$edge" run --source "$pictures" > "$out/amd64.jsonl"
+python3 "$here/compare.py" "$out/amd64.jsonl" "$out/arm64.jsonl"
+
+# --- a machine ------------------------------------------------------------------------------------------------------------
+
+unpack arm64 "$cache/guest" "$image" busybox-static
+unpack arm64 "$cache/system" $(closure arm64 dpkg libc6 libgcc-s1 libc-bin tar)
+start_root "$here/arm64_scenario.sh"
+add_modules virtio_pci 9pnet_virtio 9p vivid
+cp -rn "$cache/system/." "$root/"
+rm -rf "$root"/usr/share/{doc,man,locale}
+mkdir -p "$root"/var/lib/dpkg/{info,updates} "$root/var/log"
+cp "$cache/system.status" "$root/var/lib/dpkg/status"
+cp "$deb" "$root/semblance.deb"
+cp -r "$pictures" "$root/pictures"
+boot
+facts=$share/out/facts
+for line in "dpkg 0" "without_camera 1" "cameras 0" "camera 0" "camera_frames 20" "pictures 0" "calib 0" "purge 0" "left_after_purge 1"; do
+    grep -qx "$line" "$facts" || fail "the guest said '$(grep "^${line% *} " "$facts")', not '$line': see $share/out"
+done
+python3 "$here/compare.py" "$out/amd64.jsonl" "$share/out/pictures.jsonl"
