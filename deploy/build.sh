@@ -168,6 +168,9 @@ for arch in "${archs[@]}"; do
     tar -C "$work/$arch.libraries" --exclude './dev/*' --no-same-owner -xf "$libraries"
     cp -a "$work/$arch.libraries"/lib* "$image_root/"
     cp -a "$work/$arch.libraries/usr/lib" "$image_root/usr/"
+    # Any user may write there, so that whoever the image is run as can keep profiles and the token in a volume.
+    install -d -m 1777 "$image_root/state"
+    find "$image_root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
     oci=$work/$arch.oci
     rm -rf "$oci"
     umoci init --layout "$oci"

@@ -12,11 +12,16 @@ edge=${1:-$target/debug/edge}
 out=$target/package/tested
 [ -x "$edge" ] && [ -x "$(dirname "$edge")/calib" ] || { echo "FAILED: there is no $edge, or no calib beside it: cargo build"; exit 1; }
 
+if command -v rustup > /dev/null && ! rustup -q target add aarch64-unknown-linux-gnu; then
+    echo "SKIPPED: Rust for 64-bit Arm cannot be fetched, so no package is made"
+    exit 0
+fi
 images=--no-image
-if command -v umoci > /dev/null && command -v mmdebstrap > /dev/null; then
+if command -v umoci > /dev/null && command -v mmdebstrap > /dev/null &&
+    mmdebstrap -q --simulate --variant=extract --architectures=arm64 --include=libc6 bookworm /dev/null; then
     images=
 else
-    echo "SKIPPED: there is no umoci or no mmdebstrap, so no container image is made"
+    echo "SKIPPED: there is no umoci, no mmdebstrap or no Debian to fetch from, so no container image is made"
 fi
 rm -rf "$out"
 # Optimising across crates changes no value, and takes half of the time that building takes.

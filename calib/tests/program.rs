@@ -165,8 +165,10 @@ fn what_is_wrong_is_named() {
         message.contains("line 1") && message.contains("'glad'") && message.contains("neutral"),
         "{message}"
     );
+    let message = desk.failure(&["fit", "--embeddings", &recording, "--bundle", "./nowhere"]);
+    assert!(message.contains("./nowhere/bundle.toml"), "{message}");
     let message = desk.failure(&["fit", "--embeddings", &recording, "--bundle", "nowhere"]);
-    assert!(message.contains("nowhere/bundle.toml"), "{message}");
+    assert!(message.contains("no bundle 'nowhere'"), "{message}");
     let output = Command::new(env!("CARGO_BIN_EXE_calib")).args(["show", "--user", "../x"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
