@@ -97,17 +97,18 @@ if [ "$(cat "$zig/stamp" 2> /dev/null)" != "$ZIG $ZIGBUILD" ]; then
 fi
 export PATH=$zig/bin:$PATH CARGO_ZIGBUILD_ZIG_PATH=$zig/ziglang/zig
 
-for arch in "${archs[@]}"; do
-    echo "== $arch: programs"
-    triple=$arch-unknown-linux-gnu
-    if command -v rustup > /dev/null; then again rustup -q target add "$triple"; fi
-    cargo zigbuild --release --locked --target "$triple.$GLIBC" -p semblance-edge -p semblance-calib --bins
-done
+programs() {
+    echo "== $1: programs"
+    if command -v rustup > /dev/null; then again rustup -q target add "$1-unknown-linux-gnu"; fi
+    cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
+}
+for arch in "${archs[@]}"; do programs "$arch"; done
 
 # Man pages and completions are the same for all: they come of whatever programs run here.
 if [ -z "$native" ]; then
-    native=$target/$(uname -m)-unknown-linux-gnu/release
-    [[ " ${archs[*]} " = *" $(uname -m) "* ]] || cargo zigbuild --release --locked --target "$(uname -m)-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
+    here=$(uname -m)
+    native=$target/$here-unknown-linux-gnu/release
+    [[ " ${archs[*]} " = *" $here "* ]] || programs "$here"
 fi
 share=$work/share
 rm -rf "$share"

@@ -130,6 +130,11 @@ fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported(
     ] {
         assert!(score(&through, name) > least, "{name}: {:?}", through.meta.scores);
     }
+    assert!(
+        score(&through, "val_ece") <= score(&through, "val_ece_before") + 0.02,
+        "{:?}",
+        through.meta.scores
+    );
     assert!((0.125..8.0).contains(&score(&through, "temperature")), "{:?}", through.meta.scores);
     // Other settings, or other data, are no going on.
     let other = JointConfig { lr: 0.04, ..long.clone() };

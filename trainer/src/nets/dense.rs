@@ -184,10 +184,6 @@ impl Block {
         Self { kernel, bn: batch_norm(path / "bn", c_out), stride }
     }
 
-    fn padding(&self) -> i64 {
-        self.kernel.size()[2] / 2
-    }
-
     /// The kernel over all channels that come in: lightness is a sum of three.
     fn kernel(&self) -> Tensor {
         if self.kernel.size()[1] > 1 {
@@ -205,9 +201,14 @@ impl Layer for Block {
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError> {
         let (scale, bias) = fold_batch_norm(&self.bn);
         let kernel = self.kernel() * scale.view([-1, 1, 1, 1]);
-        let y = graph.conv(x, &kernel, &bias, self.stride, self.padding())?;
+        let y = graph.conv(x, &kernel, &bias, self.stride, padding(&kernel))?;
         Ok(graph.relu(y))
     }
+}
+
+/// What keeps a map's side where a kernel goes in steps of one: half the kernel.
+fn padding(kernel: &Tensor) -> i64 {
+    kernel.size()[2] / 2
 }
 
 /// Width that maps are laid side by side to.
@@ -219,15 +220,15 @@ const STRIP: i64 = 80;
 /// to three times as slow. They are laid side by side with a column of zeros in between, which gives the same values.
 fn convolve(x: &Tensor, kernel: &Tensor, stride: i64) -> Tensor {
     let kernel = channels_last(&kernel.to_kind(x.kind()));
-    let side = kernel.size()[2];
-    let conv = |x: &Tensor| x.conv2d(&kernel, None::<Tensor>, [stride; 2], [side / 2; 2], [1; 2], 1);
+    let padding = padding(&kernel);
+    let conv = |x: &Tensor| x.conv2d(&kernel, None::<Tensor>, [stride; 2], [padding; 2], [1; 2], 1);
     let [n, c, h, w] = x.size()[..] else { return conv(x) };
     let learns = kernel.requires_grad() && x.kind() == Kind::BFloat16 && x.device() == Device::Cpu;
     let mut beside = STRIP / (w + 1);
     while beside > 1 && n % beside != 0 {
         beside -= 1;
     }
-    if !learns || stride != 1 || side != 3 || beside < 4 {
+    if !learns || stride != 1 || padding != 1 || beside < 4 {
         return conv(x);
     }
     let maps = x.permute([0, 2, 3, 1]).constant_pad_nd([0, 0, 0, 1]);
