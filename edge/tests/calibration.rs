@@ -64,13 +64,13 @@ impl Client<'_> {
 
     /// Has every take played, and says what it shows, as somebody who watches would.
     fn watch_and_label(&mut self, actor: &Actor) {
-        let stream = SseClient::open(self.serving.addr, "/v1/stream?events=prediction");
-        let mut times =
-            stream.map(|(_, data)| serde_json::from_str::<Value>(&data).unwrap()["t"].as_f64().unwrap());
         for (row, take) in actor.takes.iter().enumerate() {
             actor.on_stage.store(row, Ordering::Relaxed);
-            // Some frames of the take before are still on their way.
-            let from = times.nth(4).unwrap();
+            // A stream of its own has nothing waiting in it; but some frames of the take before are still on their way.
+            let stream = SseClient::open(self.serving.addr, "/v1/stream?events=prediction");
+            let mut times =
+                stream.map(|(_, data)| serde_json::from_str::<Value>(&data).unwrap()["t"].as_f64().unwrap());
+            let from = times.nth(7).unwrap();
             let to = times.by_ref().skip(5).find(|t| t - from > 1.0).unwrap();
             self.get("post", "/v1/label", &json!({ "from": from, "to": to, "expression": take.expression }));
         }
@@ -78,12 +78,13 @@ impl Client<'_> {
 }
 
 /// Some moments of one expression.
+#[derive(Clone)]
 struct Take {
     expression: &'static str,
     jpegs: Vec<Vec<u8>>,
 }
 
-/// The demo's person, who shows each expression twice and is quick about it.
+/// The demo's person, who shows each expression twice, alike both times: whoever learnt it once knows it again.
 struct Actor {
     takes: Arc<Vec<Take>>,
     on_stage: Arc<AtomicUsize>,
@@ -98,7 +99,7 @@ impl Actor {
         let mut takes: Vec<Take> = Vec::new();
         let mut moments = (0..).map(|i| 0.1 * f64::from(i)).map(|t| (t, script.frame_at(t).unwrap().1));
         let (mut shown, mut since) = (Expression::Neutral, 0.0);
-        while takes.len() < 14 {
+        while takes.len() < 7 {
             let (t, labels) = moments.next().unwrap();
             if labels.expression != shown {
                 (shown, since) = (labels.expression, t);
@@ -107,13 +108,12 @@ impl Actor {
             if shown == Expression::Contempt {
                 continue;
             }
-            let of_it = takes.iter().filter(|take| take.expression == shown.name()).count();
-            if t - since > 0.75 && of_it < 2 {
-                let jpegs = (0..8).map(|i| jpeg(&mut camera, since + 0.1 * f64::from(i))).collect();
+            if t - since > 0.75 && takes.iter().all(|take| take.expression != shown.name()) {
+                let jpegs = (0..8).map(|i| jpeg(&mut camera, t + 0.02 * f64::from(i))).collect();
                 takes.push(Take { expression: shown.name(), jpegs });
-                since = f64::INFINITY;
             }
         }
+        takes.extend_from_within(..);
         Self { takes: Arc::new(takes), on_stage: Arc::default() }
     }
 
