@@ -12,7 +12,7 @@
 #
 # and SHA256SUMS. Needed, on Debian or Ubuntu: Rust, and apt-get install -y build-essential libclang-dev python3-pip xz-utils
 # umoci mmdebstrap (the last two for images). zig, which links against an old glibc whatever the machine has, is fetched once into
-# target/zig. What is packed has the time of the last commit, so that the same commit makes the same packages. Who passes packages on
+# target/zig. What is packed has the time of the last commit, so that one machine makes the same packages of the same commit twice. Who passes packages on
 # has to pass on the licences of what is linked in: deploy/release.sh collects them, and calls this script with --licenses.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -154,7 +154,7 @@ for arch in "${archs[@]}"; do
     install -d "$root/DEBIAN"
     install -m 755 deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm "$root/DEBIAN/"
     echo /etc/semblance/edge.toml > "$root/DEBIAN/conffiles"
-    kilobytes=$(du -sk --exclude=DEBIAN "$root" | cut -f1)
+    kilobytes=$(du -sk --apparent-size --exclude=DEBIAN "$root" | cut -f1)
     sed "s/@VERSION@/$version/; s/@ARCH@/$debian/; s/@SIZE@/$kilobytes/; s/@GLIBC@/$GLIBC/" deploy/debian/control > "$root/DEBIAN/control"
     (cd "$root" && find usr -type f -exec md5sum {} + | LC_ALL=C sort -k 2 > DEBIAN/md5sums)
     dpkg-deb --root-owner-group -Zxz -z9 --build "$root" "$out/semblance_${version}_$debian.deb" > /dev/null

@@ -55,10 +55,12 @@ mkdir -p dist "$target/package"
 cargo about generate --locked --fail -m edge/Cargo.toml -c deploy/about.toml deploy/about.hbs > "$target/package/LICENSES.html"
 deploy/build.sh --licenses "$target/package/LICENSES.html"
 for program in edge calib; do
-    cargo cyclonedx --manifest-path "$program/Cargo.toml" --format json --describe binaries --override-filename sbom
+    # It writes one beside the manifest of every crate of the workspace.
+    cargo cyclonedx --manifest-path "$program/Cargo.toml" --format json --describe crate --override-filename sbom
     mv "$program/sbom.json" "dist/semblance-$version-$program.cdx.json"
+    rm -f ./*/sbom.json
 done
 echo "$notes" > dist/NOTES.md
-(cd dist && sha256sum -- * | grep -v ' SHA256SUMS$' > SHA256SUMS.new && mv SHA256SUMS.new SHA256SUMS)
+(cd dist && rm -f SHA256SUMS && sums=$(sha256sum -- *) && echo "$sums" > SHA256SUMS)
 ls -l dist
-echo "To publish: git tag -s v$version -F dist/NOTES.md && git push origin v$version, and put the files of dist/ beside the tag."
+echo "To publish: git tag -s v$version --cleanup=verbatim -F dist/NOTES.md && git push origin v$version, and put the files of dist/ beside the tag."

@@ -44,6 +44,7 @@ fn write_run(dir: &Path) -> Checkpoint {
         config: toml::Table::new(),
         scores: toml::Table::new(),
         data: Vec::new(),
+        origins: None,
     };
     (loaded.mean, loaded.std) = (meta.mean, meta.std);
     let path = dir.join(checkpoint::FILE_NAME);

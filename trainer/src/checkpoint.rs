@@ -57,6 +57,9 @@ pub struct Meta {
     /// The stores that it was pretrained on, in order; none where an earlier build wrote it.
     #[serde(default)]
     pub data: Vec<StoreMark>,
+    /// SHA-256 of the checkpoints that it began with or learnt from, by what they were to it; not known of an earlier build's.
+    #[serde(default)]
+    pub origins: Option<BTreeMap<String, String>>,
 }
 
 /// What a store is known again by.

@@ -9,14 +9,16 @@ use std::sync::{LazyLock, Mutex};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use safetensors::SafeTensors;
 use semblance_calib::{HeadKind, Heads};
 use semblance_face::Bundle;
-use semblance_face::labels::Expression;
+use semblance_face::labels::{ACTION_UNITS, Expression, action_unit_name};
 use semblance_trainer::augment::AugmentConfig;
-use semblance_trainer::checkpoint::Checkpoint;
+use semblance_trainer::checkpoint::{Checkpoint, FILE_NAME, save};
 use semblance_trainer::eval::{CIRCUMPLEX, Lesson};
 use semblance_trainer::export::{TOLERANCE, export};
 use semblance_trainer::joint::{JointConfig, Origins, Place, Source, joint};
+use semblance_trainer::optim::Rule;
 use semblance_trainer::prepare::encode_jpeg;
 use semblance_trainer::store::{Provenance, Sample, Split, Store, StoreWriter};
 use tch::Tensor;
@@ -43,11 +45,14 @@ static PEOPLE: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
         fill(13..17, 6..26, if shown { 255.0 } else { 0.0 });
         fill(0..SIDE, 0..5, 128.0 + 100.0 * turn);
         fill(0..SIDE, SIDE - 5..SIDE, 128.0 - 100.0 * turn);
+        // Of one unit nobody knows anything.
+        let mut units = [f32::from(u8::from(shown)); 18];
+        units[UNKNOWN] = f32::NAN;
         let split = if i % 5 == 0 { Split::Val } else { Split::Train };
         let sample = Sample {
             expression: Some(Expression::ALL[class]),
             valence_arousal: Some([valence, arousal]),
-            action_units: Some([f32::from(u8::from(shown)); 18]),
+            action_units: Some(units),
             pose: Some([30.0 * turn, 0.0, 0.0]),
             ..Sample::unlabelled(0.0, split)
         };
@@ -60,6 +65,8 @@ static PEOPLE: LazyLock<(TempDir, PathBuf)> = LazyLock::new(|| {
 
 const SIDE: usize = 32;
 
+const UNKNOWN: usize = 4;
+
 fn people() -> Vec<(String, PathBuf)> {
     vec![("people".to_owned(), PEOPLE.1.clone())]
 }
@@ -71,6 +78,9 @@ fn config() -> JointConfig {
         side_px: SIDE as u32,
         epochs: 4,
         warmup_epochs: 1,
+        optimizer: Rule::Sgd,
+        lr: 0.05,
+        weight_decay: 5e-4,
         mixup: 0.0,
         // Turned or cut, a bar is another one.
         augment: AugmentConfig {
@@ -101,6 +111,19 @@ fn run(
     Ok(Checkpoint::load(out)?)
 }
 
+/// The run in a folder with a head whose logits have the other sign.
+fn opposed(teacher: &Path, out: &Path) -> Checkpoint {
+    std::fs::create_dir(out).unwrap();
+    let sign = |name: &str| if name.contains(".head.") { -1.0 } else { 1.0 };
+    let bytes = std::fs::read(teacher.join(FILE_NAME)).unwrap();
+    let run: Checkpoint = Checkpoint::parse(teacher.to_owned(), &bytes).unwrap();
+    let names = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors =
+        names.names().into_iter().map(|name| (name.to_owned(), run.tensor(name).unwrap() * sign(name)));
+    save(&out.join(FILE_NAME), &run.meta, tensors.collect()).unwrap();
+    Checkpoint::load(out).unwrap()
+}
+
 fn score(checkpoint: &Checkpoint, name: &str) -> f64 {
     checkpoint.meta.scores[name].as_float().unwrap()
 }
@@ -126,7 +149,7 @@ fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported(
         ("val_head_accuracy", 0.9),
         ("val_valence_arousal_ccc_mean", 0.9),
         ("val_action_units_f1_mean", 0.95),
-        ("val_pose_negative_mae_mean", -1.5),
+        ("val_pose_negative_mae_mean", -2.5),
     ] {
         assert!(score(&through, name) > least, "{name}: {:?}", through.meta.scores);
     }
@@ -148,7 +171,8 @@ fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported(
     let bundle = Bundle::open(&bundle).unwrap();
     let heads = Heads::from_safetensors(bundle.heads_safetensors()).unwrap();
     assert_eq!(heads.get(HeadKind::ValenceArousal).unwrap().labels(), ["valence", "arousal"]);
-    assert_eq!(heads.get(HeadKind::ActionUnits).unwrap().labels().len(), 18);
+    let known = (0..18).filter(|&unit| unit != UNKNOWN).map(|unit| action_unit_name(ACTION_UNITS[unit]));
+    assert_eq!(heads.get(HeadKind::ActionUnits).unwrap().labels(), known.collect::<Vec<_>>());
     let average = Vec::<f32>::try_from(through.average("head.weight").unwrap().view(-1)).unwrap();
     assert_eq!(heads.expression().unwrap().weight(), average);
 }
@@ -156,39 +180,47 @@ fn heads_learn_together_a_stopped_run_goes_on_exactly_and_all_of_it_is_exported(
 #[test]
 fn a_run_begins_with_another_and_learns_from_a_teacher_without_labels() {
     let dir = tempfile::tempdir().unwrap();
-    let teacher = run(&config(), Origins::default(), &dir.path().join("teacher"), false, false).unwrap();
+    let longer = JointConfig { epochs: 12, ..config() };
+    let teacher = run(&longer, Origins::default(), &dir.path().join("teacher"), false, false).unwrap();
     // With a rate of nearly nothing the weights stay those that were begun with.
     let still = JointConfig { lr: 1e-12, weight_decay: 0.0, epochs: 1, warmup_epochs: 0, ..config() };
     let begun =
-        run(&still, Origins { init: Some(&teacher), teacher: None }, &dir.path().join("begun"), false, false)
+        run(&still, Origins { init: Some(&teacher), teachers: &[] }, &dir.path().join("begun"), false, false)
             .unwrap();
     let kernel = |of: &Checkpoint, place: &str| of.tensor(&format!("{place}.encoder.block1.kernel")).unwrap();
     let apart = |a: Tensor, b: Tensor| (a - b).abs().max().double_value(&[]);
     assert!(apart(kernel(&begun, "model"), kernel(&teacher, "average")) < 1e-6);
     let error = run(
         &JointConfig { backbone: "8/16/32".parse().unwrap(), ..still },
-        Origins { init: Some(&teacher), teacher: None },
+        Origins { init: Some(&teacher), teachers: &[] },
         &dir.path().join("other"),
         false,
         false,
     );
     assert!(error.unwrap_err().to_string().contains("a run of 8/16x2/32/64 with 32 px"));
 
-    // Another source without lessons needs a teacher.
-    let mut taught = config();
-    taught.sources.push(Source { name: "people".to_owned(), batch: 16, lessons: Vec::new() });
+    // Without its labels, a store's expressions can be learnt from a teacher alone; of two, from the mean of what they say.
+    let mut taught = JointConfig { distil: 1.0, epochs: 12, ..config() };
+    taught.sources[0].lessons = vec![Lesson::Expression];
+    let by = |teachers: &[Checkpoint], out: &str, resume: bool| {
+        run(&taught, Origins { init: None, teachers }, &dir.path().join(out), resume, false)
+    };
+    let sure = score(&teacher, "val_head_accuracy");
+    let student = score(&by(std::slice::from_ref(&teacher), "taught", false).unwrap(), "val_head_accuracy");
+    assert!(sure > 0.5 && student > 0.8 * sure, "a student of {student}, its teacher of {sure}");
+    let error = by(&[], "taught", true).unwrap_err().to_string();
+    assert!(error.contains("another checkpoint as its teacher 1"), "{error}");
+    // A teacher who says the opposite of the first leaves nothing to learn.
+    let opposite = opposed(&dir.path().join("teacher"), &dir.path().join("opposite"));
+    let confused = score(&by(&[teacher, opposite], "confused", false).unwrap(), "val_head_accuracy");
+    assert!(confused < 0.3, "{confused}");
+
+    // A source without lessons needs a teacher.
+    let mut silent = config();
+    silent.sources.push(Source { name: "people".to_owned(), batch: 16, lessons: Vec::new() });
     let alone =
-        run(&taught, Origins::default(), &dir.path().join("alone"), false, false).unwrap_err().to_string();
+        run(&silent, Origins::default(), &dir.path().join("alone"), false, false).unwrap_err().to_string();
     assert!(alone.contains("no teacher"), "{alone}");
-    let by = run(
-        &taught,
-        Origins { init: None, teacher: Some(&teacher) },
-        &dir.path().join("taught"),
-        false,
-        false,
-    )
-    .unwrap();
-    assert!(score(&by, "val_head_accuracy") > 0.1, "{:?}", by.meta.scores);
 }
 
 #[test]

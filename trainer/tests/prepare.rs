@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod npz;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use image::{GrayImage, Luma, Rgb, RgbImage};
-use npyz::WriterBuilder;
+use npz::{npz, write_array};
 use semblance_face::labels::Expression;
 use semblance_trainer::prepare::PrepareArgs;
 use semblance_trainer::store::{Split, Store};
@@ -73,12 +75,9 @@ fn write_csv(path: &Path, icml: bool) {
 
 /// An .npz with these u8 arrays.
 fn write_npz(path: &Path, arrays: &[(&str, &[u64], &[u8])]) {
-    let mut npz = npyz::npz::NpzWriter::new(std::io::BufWriter::new(fs::File::create(path).unwrap()));
+    let mut npz = npz(path);
     for (name, shape, values) in arrays {
-        let mut array =
-            npz.array(name, Default::default()).unwrap().default_dtype().shape(shape).begin_nd().unwrap();
-        array.extend(values.iter().copied()).unwrap();
-        array.finish().unwrap();
+        write_array(&mut npz, name, shape, values.iter().copied());
     }
 }
 
@@ -155,6 +154,37 @@ fn fer2013_as_npz_with_votes() {
     let plain = TempDir::new().unwrap();
     write_rows_npz(&npz, "ferplus_votes");
     assert!(!prepared(plain.path(), "fer2013", &npz, &[]).unwrap().has_votes());
+}
+
+#[test]
+fn fer2013_with_action_units_of_a_teacher() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("fer2013.npz");
+    let write = |columns: u64, units: &[f32]| {
+        let mut npz = npz(&path);
+        write_array(&mut npz, "images", &[2, 48, 48], [pixels(0), pixels(1)].concat());
+        write_array(&mut npz, "labels", &[2], [3u8, 4]);
+        write_array(&mut npz, "usage", &[2], [0u8, 1]);
+        write_array(&mut npz, "action_units", &[2, columns], units.iter().copied());
+    };
+    // Of the first picture AU6 is not known; of the second nothing is.
+    let mut units = [f32::NAN; 36];
+    (0..18u8).filter(|&i| i != 4).for_each(|i| units[usize::from(i)] = f32::from(i) / 18.0);
+    write(18, &units);
+    let store = prepared(dir.path(), "fer2013", &path, &[]).unwrap();
+    let read = store.record(0).action_units().unwrap();
+    assert!(read.iter().zip(&units).all(|(a, b)| a == b || a.is_nan() && b.is_nan()), "{read:?}");
+    assert_eq!(store.record(1).action_units(), None);
+
+    write(17, &[0.0; 34]);
+    let other = TempDir::new().unwrap();
+    let error = message(prepared(other.path(), "fer2013", &path, &[]));
+    assert!(error.contains("action_units is [2, 17], not [2, 18]"), "{error}");
+    // What is no intensity is refused, and nothing is kept.
+    units[0] = 1.5;
+    write(18, &units);
+    let error = message(prepared(other.path(), "fer2013", &path, &[]));
+    assert!(error.contains("1.5"), "{error}");
 }
 
 #[test]

@@ -191,6 +191,10 @@ impl Goal for ActionUnits {
         }
     }
 
+    fn known(&self) -> Vec<bool> {
+        self.known.into()
+    }
+
     fn loss(&self, outputs: &Tensor, targets: &Tensor) -> Tensor {
         let judged = targets.isnan().logical_not();
         let truth = targets.nan_to_num(0.0, None, None);

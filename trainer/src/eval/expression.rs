@@ -219,7 +219,7 @@ pub fn own_head(features: &Features, head: &LinearHead, split: Split) -> anyhow:
 }
 
 /// The expressions behind a head's rows.
-fn head_classes(head: &LinearHead) -> anyhow::Result<Vec<Expression>> {
+pub(super) fn head_classes(head: &LinearHead) -> anyhow::Result<Vec<Expression>> {
     let parse = |name: &String| match Expression::from_name(name) {
         Some(expression) => Ok(expression),
         None => bail!("label '{name}' is not known"),

@@ -84,8 +84,23 @@ pub fn embed(
     store: &Store,
     indices: &[usize],
 ) -> anyhow::Result<Vec<f32>> {
+    embed_seen(encoder, device, input, store, indices, &Tensor::shallow_clone)
+}
+
+/// The same of what `seen` makes of crops `[N,3,S,S]` in `[0,1]`.
+///
+/// # Errors
+/// As [`embed`].
+pub(super) fn embed_seen(
+    encoder: &TrainedEncoder,
+    device: Device,
+    input: InputSpec,
+    store: &Store,
+    indices: &[usize],
+    seen: &dyn Fn(&Tensor) -> Tensor,
+) -> anyhow::Result<Vec<f32>> {
     collect(store, indices, input.side_px, |batch, values| {
-        let crops = normalise(&batch.to_unit(device), input.mean, input.std);
+        let crops = normalise(&seen(&batch.to_unit(device)), input.mean, input.std);
         let embeddings = no_grad(|| encoder.forward(&crops, Phase::Eval, Precision::F32));
         values.extend(floats(&embeddings)?);
         Ok(())
@@ -130,6 +145,19 @@ pub fn describe_by_hog(
             let grey: Vec<f32> = crop.chunks_exact(3).map(grey).collect();
             hog.describe(&grey, side, side, out)
         })?;
+        Ok(())
+    })
+}
+
+/// The mean level of each picture, 0 to 255.
+///
+/// # Errors
+/// Names the picture that cannot be decoded.
+pub(super) fn brightness(store: &Store, indices: &[usize]) -> anyhow::Result<Vec<f32>> {
+    const SIDE_PX: u32 = 32;
+    collect(store, indices, SIDE_PX, |batch, values| {
+        let mean = |crop: &[u8]| crop.iter().map(|&v| f32::from(v)).sum::<f32>() / crop.len() as f32;
+        values.extend(batch.crops().map(mean));
         Ok(())
     })
 }

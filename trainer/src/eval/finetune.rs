@@ -268,6 +268,7 @@ fn save(
         config: config::table_of(config)?,
         scores: toml::Table::from_iter([(format!("val_{measure}"), score.into())]),
         data: Vec::new(),
+        origins: None,
     };
     std::fs::create_dir_all(out)?;
     command::note(out, false)?;

@@ -95,6 +95,11 @@ pub(super) trait Goal {
     /// Takes in how the targets of training are spread, before any loss is asked for.
     fn weigh(&mut self, _train: &Tensor) {}
 
+    /// Which of the values training has told something of.
+    fn known(&self) -> Vec<bool> {
+        vec![true; self.outputs() as usize]
+    }
+
     /// The loss of outputs `[N, outputs]`; the targets, or what is [learnt](Goal::learnt), are on the same device.
     fn loss(&self, outputs: &Tensor, targets: &Tensor) -> Tensor;
 

@@ -94,7 +94,7 @@ impl Lesson {
 }
 
 /// An action unit is present from this intensity on: 2 of 5, as DISFA is usually judged.
-const AU_THRESHOLD: f32 = 0.4;
+pub(super) const AU_THRESHOLD: f32 = 0.4;
 
 /// A lesson while it is learnt.
 pub trait Taught: std::fmt::Debug {
@@ -113,7 +113,10 @@ pub trait Taught: std::fmt::Debug {
     /// The loss of outputs `[N, outputs]`.
     fn loss(&self, outputs: &Tensor, learnt: &Tensor) -> Tensor;
 
-    /// Names of the rows of its head.
+    /// Which of those values the store that it was begun with tells of; nobody learns the others.
+    fn known(&self) -> Vec<bool>;
+
+    /// Names of the values.
     fn rows(&self) -> Vec<String>;
 
     /// The views that it can be learnt from.
@@ -166,6 +169,10 @@ impl<G: Goal + std::fmt::Debug> Taught for G {
 
     fn loss(&self, outputs: &Tensor, learnt: &Tensor) -> Tensor {
         Goal::loss(self, outputs, learnt)
+    }
+
+    fn known(&self) -> Vec<bool> {
+        Goal::known(self)
     }
 
     fn rows(&self) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! `trainer eval`: how good an encoder is for a task, by a named protocol.
 
 mod au;
+mod card;
 mod expression;
 mod features;
 mod finetune;
@@ -41,6 +42,7 @@ use crate::store::{Split, Store};
 use crate::{command, config};
 
 pub use au::{AuReport, AuScore};
+pub use card::{Beside, CardFigures, Place, Slice};
 pub use expression::{bundle_report, classes, encoder_probe, labelled, own_head};
 pub use features::{
     Embeddings, Features, InputSpec, bundle_features, describe_by_hog, embed, embed_by_bundle,
@@ -51,6 +53,7 @@ pub use finetune::{FinetuneConfig, finetune};
 pub use knn::{IdentityReport, identity_knn, knn_accuracy};
 pub use labels::has_label;
 pub use landmarks::LandmarkReport;
+use lesson::AU_THRESHOLD;
 pub use lesson::{Judged, Lesson, Taught, TaughtHead};
 pub use order::{OrderReport, spearman};
 pub use pose::{PoseClassReport, PoseReport};

@@ -124,6 +124,35 @@ fn export_face_nets(finder: Option<&Path>, landmarks: Option<&Path>, out: &Path)
     Ok(Bundle::write(out, manifest, &files, &CARDS)?)
 }
 
+/// Gives the bundle at `out` the networks that find faces, and their card, of another bundle, where it has none of its own.
+///
+/// # Errors
+/// Where the other has none either; the bundle is as it was then.
+pub fn put_face_nets(from: &Path, out: &Path) -> anyhow::Result<()> {
+    let (mut manifest, mut files) = Bundle::open(out)?.into_parts();
+    if manifest.finder.is_some() && manifest.landmarks.is_some() {
+        return Ok(());
+    }
+    let (theirs, their_files) = Bundle::open(from)?.into_parts();
+    let (finder, landmarks) = (theirs.finder, theirs.landmarks);
+    for entry in [&finder, &landmarks] {
+        let name = entry.as_ref().map(|entry| &entry.file.file);
+        let file = name.and_then(|name| Some((name.clone(), their_files.get(name)?.clone())));
+        let (name, bytes) = file.with_context(|| {
+            format!(
+                "{}: this bundle has no finder or no landmark network: name one that has both",
+                from.display()
+            )
+        })?;
+        files.insert(name, bytes);
+    }
+    (manifest.finder, manifest.landmarks) = (finder, landmarks);
+    if let Ok(card) = std::fs::read(from.join(FACES_CARD)) {
+        files.insert(FACES_CARD.to_owned(), card);
+    }
+    Ok(Bundle::write(out, manifest, &files, &CARDS)?)
+}
+
 /// Writes the bundle and returns the largest absolute difference between tract's embeddings and the trainer's.
 /// `scores` are added to those that the checkpoint has; `card` replaces the model card.
 ///

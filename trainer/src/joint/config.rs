@@ -32,8 +32,8 @@ pub struct JointConfig {
     pub weight_decay: f64,
     /// Momentum of an average of all weights, which is what is judged and exported.
     pub ema: f64,
-    /// `a` of the Beta(a, a) that shares of mixed pictures are drawn from (Zhang et al. 2018, mixup), in sources of
-    /// expressions alone; 0 for none.
+    /// `a` of the Beta(a, a) that shares of mixed pictures are drawn from (Zhang et al. 2018, mixup), in sources
+    /// without poses; 0 for none.
     pub mixup: f64,
     /// What the people's votes count in the truth of an expression beside its one label, in `[0, 1]`, where a picture has
     /// votes (Barsoum et al. 2016).
@@ -98,13 +98,13 @@ impl Default for JointConfig {
             mean: [0.5; 3],
             std: [0.25; 3],
             epochs: 60,
-            optimizer: Rule::Sgd,
-            lr: 0.05,
-            warmup_epochs: 2,
-            weight_decay: 5e-4,
+            optimizer: Rule::AdamW,
+            lr: 2e-3,
+            warmup_epochs: 1,
+            weight_decay: 0.05,
             ema: 0.999,
             mixup: 0.2,
-            votes: 0.5,
+            votes: 0.1,
             label_smoothing: 0.1,
             dropout: 0.2,
             distil: 0.5,
@@ -121,7 +121,7 @@ impl Default for JointConfig {
                 blur_p: 0.1,
                 grey_p: 0.0,
                 rotate_deg: 12.0,
-                erase_p: 0.5,
+                erase_p: 0.3,
                 ..AugmentConfig::default()
             },
             sources: Vec::new(),
@@ -130,7 +130,11 @@ impl Default for JointConfig {
 }
 
 impl JointConfig {
-    pub(super) fn check(&self) -> anyhow::Result<()> {
+    /// Whether the settings make sense.
+    ///
+    /// # Errors
+    /// Names the one that does not.
+    pub fn check(&self) -> anyhow::Result<()> {
         if let Some(problem) = self.backbone.at(self.side_px).problem() {
             bail!("{problem}");
         }

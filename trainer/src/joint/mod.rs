@@ -14,12 +14,14 @@ use clap::Args;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Beta, Distribution};
+use semblance_face::labels::Expression;
 use tch::{Kind, Reduction, Tensor};
 
 use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, Checkpoint, FILE_NAME, Meta, StoreMark, average_tensors, model_tensors};
 use crate::data::{Batch, epoch_order, mix, normalise, prefetch_each};
 use crate::eval::{Judged, Lesson, Loaded, Taught, TaughtHead, checkpoint_head, load_side_px};
+use crate::files::name_of;
 use crate::nets::Phase;
 use crate::optim::{Optimizer, Schedule, named_parameters};
 use crate::store::{Split, Store};
@@ -44,9 +46,9 @@ pub struct JointArgs {
     #[arg(long)]
     pub init: Option<PathBuf>,
 
-    /// A run with a head of expressions, which the new one learns beside the labels
-    #[arg(long)]
-    pub teacher: Option<PathBuf>,
+    /// A run with a head of expressions, which the new one learns beside the labels; of several, the mean of their logits
+    #[arg(long = "teacher", value_name = "TEACHER")]
+    pub teachers: Vec<PathBuf>,
 
     /// Folder of the run
     #[arg(long)]
@@ -60,11 +62,15 @@ pub struct JointArgs {
     #[arg(long)]
     pub backbone: Option<crate::nets::Backbone>,
 
+    /// Side of the encoder's input in pixels [default: 64, or that of --init]
+    #[arg(long)]
+    pub side_px: Option<u32>,
+
     /// Passes over the training pictures of the first store [default: 60]
     #[arg(long)]
     pub epochs: Option<i64>,
 
-    /// Learning rate after the warm-up [default: 0.05]
+    /// Learning rate after the warm-up [default: 0.002]
     #[arg(long)]
     pub lr: Option<f64>,
 
@@ -73,7 +79,8 @@ pub struct JointArgs {
     pub seed: Option<u64>,
 }
 
-fn named(text: &str) -> Result<(String, PathBuf), String> {
+/// Reads `NAME=FOLDER`.
+pub(crate) fn named(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, folder)) if !name.is_empty() && !folder.is_empty() => {
             Ok((name.to_owned(), folder.into()))
@@ -92,6 +99,9 @@ pub fn run(args: &JointArgs) -> anyhow::Result<()> {
     if let Some(backbone) = args.backbone.or(init.as_ref().map(|init| init.meta.backbone)) {
         flags.insert("backbone".to_owned(), backbone.to_string().into());
     }
+    if let Some(side_px) = args.side_px.or(init.as_ref().map(|init| init.meta.side_px)) {
+        flags.insert("side_px".to_owned(), i64::from(side_px).into());
+    }
     if let Some(epochs) = args.epochs {
         flags.insert("epochs".to_owned(), epochs.into());
     }
@@ -102,15 +112,23 @@ pub fn run(args: &JointArgs) -> anyhow::Result<()> {
         flags.insert("seed".to_owned(), i64::try_from(seed).context("--seed is too large")?.into());
     }
     let config: JointConfig = settings::layered(args.config.as_deref(), flags)?;
-    let teacher = args.teacher.as_deref().map(Checkpoint::load).transpose()?;
+    let teachers = checkpoints(&args.teachers)?;
     let place = Place { out: &args.out, resume: args.resume };
     joint(
         &config,
         &args.data,
-        Origins { init: init.as_ref(), teacher: teacher.as_ref() },
+        Origins { init: init.as_ref(), teachers: &teachers },
         place,
         interrupt::flag()?,
     )
+}
+
+/// The runs in these folders.
+///
+/// # Errors
+/// Names the one that cannot be read.
+pub(crate) fn checkpoints(runs: &[PathBuf]) -> anyhow::Result<Vec<Checkpoint>> {
+    runs.iter().map(|run| Ok(Checkpoint::load(run)?)).collect()
 }
 
 /// What a run begins with.
@@ -118,8 +136,18 @@ pub fn run(args: &JointArgs) -> anyhow::Result<()> {
 pub struct Origins<'a> {
     /// A run whose encoder is begun with; fresh weights where there is none.
     pub init: Option<&'a Checkpoint>,
-    /// A run with a head of expressions, which is learnt beside the labels.
-    pub teacher: Option<&'a Checkpoint>,
+    /// Runs with a head of expressions; the mean of their logits is learnt beside the labels.
+    pub teachers: &'a [Checkpoint],
+}
+
+impl Origins<'_> {
+    /// What they are known again by.
+    fn marks(&self) -> BTreeMap<String, String> {
+        let init = self.init.map(|init| ("init".to_owned(), init.sha256.clone()));
+        let teachers =
+            (1..).zip(self.teachers).map(|(i, run): (u32, _)| (format!("teacher {i}"), run.sha256.clone()));
+        init.into_iter().chain(teachers).collect()
+    }
 }
 
 /// Where a run is written.
@@ -150,7 +178,7 @@ pub fn joint(
         return Ok(());
     }
     let heads: Vec<_> =
-        run.heads.iter().map(|(head, outputs)| format!("{} ({outputs})", head.path())).collect();
+        run.rows.iter().map(|(head, rows)| format!("{} ({})", head.path(), rows.len())).collect();
     for source in &run.sources {
         let lessons: Vec<_> = source.lessons.iter().map(|(lesson, _)| format!("{lesson:?}")).collect();
         eprintln!(
@@ -213,7 +241,7 @@ impl Learnt {
 
     /// Whether pictures can be mixed: what they teach is a mean of what each of them does.
     fn mixes(&self) -> bool {
-        self.lessons.iter().all(|(lesson, _)| matches!(lesson, Lesson::Expression | Lesson::Circumplex))
+        self.lessons.iter().all(|(lesson, _)| *lesson != Lesson::Pose)
     }
 }
 
@@ -238,18 +266,23 @@ fn draws(frames: &[usize], batch: usize, seed: u64) -> impl FnMut(i64) -> Vec<us
 /// Names the source that is not there, or has nothing to learn.
 fn sources(config: &JointConfig, data: &[(String, PathBuf)]) -> anyhow::Result<Vec<Learnt>> {
     if config.sources.is_empty() {
+        let mut known: Option<Vec<Expression>> = None;
         let all = data.iter().enumerate().map(|(i, (name, folder))| {
             let store = Store::open(folder)?;
             let train = store.split(Split::Train);
-            let lessons = Lesson::ALL
+            let mut lessons: Vec<_> = Lesson::ALL
                 .into_iter()
-                .filter(|lesson| train.iter().any(|&i| lesson.is_on(&store.record(i))));
-            let source = Source {
-                name: name.clone(),
-                batch: if i == 0 { 128 } else { 32 },
-                lessons: lessons.collect(),
-            };
-            Learnt::open(config, &source, folder)
+                .filter(|lesson| train.iter().any(|&i| lesson.is_on(&store.record(i))))
+                .collect();
+            if lessons.contains(&Lesson::Expression) {
+                let classes = crate::eval::classes(&store)?;
+                if *known.get_or_insert_with(|| classes.clone()) != classes {
+                    eprintln!("{name}: it has other expressions than an earlier store; they are not learnt");
+                    lessons.retain(|lesson| *lesson != Lesson::Expression);
+                }
+            }
+            let batch = if i == 0 { 128 } else { 32 };
+            Learnt::open(config, &Source { name: name.clone(), batch, lessons }, folder)
         });
         return all.collect();
     }
@@ -272,17 +305,16 @@ fn sources(config: &JointConfig, data: &[(String, PathBuf)]) -> anyhow::Result<V
 struct Run<'a> {
     config: &'a JointConfig,
     sources: Vec<Learnt>,
-    /// Values of each head.
-    heads: BTreeMap<TaughtHead, i64>,
-    /// Names of each head's rows.
+    /// Names of the rows of each head: the values that some source tells of.
     rows: BTreeMap<TaughtHead, Vec<String>>,
     model: Model,
     average: Model,
-    teacher: Option<Teacher>,
+    teachers: Vec<Teacher>,
     optimizer: Optimizer,
     schedule: Schedule,
     steps_an_epoch: i64,
     data: Vec<StoreMark>,
+    origins: BTreeMap<String, String>,
     /// Steps done.
     step: i64,
     out: &'a Path,
@@ -311,33 +343,37 @@ impl<'a> Run<'a> {
         origins: Origins<'_>,
         place: Place<'a>,
     ) -> anyhow::Result<Self> {
-        let (mut heads, mut rows) = (BTreeMap::new(), BTreeMap::<TaughtHead, Vec<String>>::new());
+        let (mut heads, mut rows) = (BTreeMap::<_, Vec<bool>>::new(), BTreeMap::<_, Vec<String>>::new());
         for (lesson, taught) in sources.iter().flat_map(|source| &source.lessons) {
-            heads.insert(lesson.head(), taught.outputs());
             let before = rows.insert(lesson.head(), taught.rows());
             ensure!(
                 before.is_none_or(|before| before == taught.rows()),
                 "{lesson:?}: two stores have it with other classes"
             );
+            let known = taught.known();
+            let all = heads.entry(lesson.head()).or_insert_with(|| vec![false; known.len()]);
+            all.iter_mut().zip(known).for_each(|(all, known)| *all |= known);
         }
         ensure!(!heads.is_empty(), "no source has anything to learn");
-        let teacher = match origins.teacher {
-            Some(checkpoint) => {
-                let head = checkpoint_head(checkpoint)?;
-                let ours = rows.get(&TaughtHead::Expression).map(Vec::as_slice).unwrap_or_default();
-                ensure!(
-                    head.labels() == ours,
-                    "the teacher has the expressions {}, not {}",
-                    head.labels().join(", "),
-                    ours.join(", ")
-                );
-                Some(Teacher::new(Loaded::from_checkpoint(checkpoint)?, &head))
-            }
-            None => None,
+        for (head, rows) in &mut rows {
+            let mut known = heads[head].iter();
+            rows.retain(|_| known.next().is_some_and(|known| *known));
+        }
+        let taught_by = |checkpoint: &Checkpoint| {
+            let head = checkpoint_head(checkpoint)?;
+            let ours = rows.get(&TaughtHead::Expression).map(Vec::as_slice).unwrap_or_default();
+            ensure!(
+                head.labels() == ours,
+                "the teacher has the expressions {}, not {}",
+                head.labels().join(", "),
+                ours.join(", ")
+            );
+            Ok(Teacher::new(Loaded::from_checkpoint(checkpoint)?, &head))
         };
+        let teachers = origins.teachers.iter().map(taught_by).collect::<anyhow::Result<Vec<_>>>()?;
         let silent = sources
             .iter()
-            .find(|source| source.lessons.is_empty() && (teacher.is_none() || config.distil == 0.0));
+            .find(|source| source.lessons.is_empty() && (teachers.is_empty() || config.distil == 0.0));
         if let Some(source) = silent {
             bail!(
                 "{}: it has no lessons, and there is no teacher (--teacher, distil)",
@@ -379,15 +415,15 @@ impl<'a> Run<'a> {
         let mut run = Self {
             config,
             sources,
-            heads,
             rows,
             model,
             average,
-            teacher,
+            teachers,
             optimizer,
             schedule,
             steps_an_epoch,
             data,
+            origins: origins.marks(),
             step: 0,
             out: place.out,
         };
@@ -505,10 +541,12 @@ impl<'a> Run<'a> {
         let embeddings = self.model.loaded.encoder.forward(&crops, Phase::ALONE, config.precision);
         let embeddings = left_out(&embeddings, config.dropout, &mut rng);
         let taught = self
-            .teacher
-            .as_ref()
+            .teachers
+            .iter()
             .filter(|_| config.distil > 0.0)
-            .map(|teacher| teacher.logits(&views, config));
+            .map(|teacher| teacher.logits(&views, config))
+            .reduce(|sum, logits| sum + logits)
+            .map(|sum| sum / self.teachers.len() as f64);
         let mut total = Tensor::zeros([], (Kind::Float, device));
         let mut first = 0;
         for ((source, batch), share) in sources.iter().zip(batches).zip(kept) {
@@ -553,14 +591,19 @@ impl<'a> Run<'a> {
         Ok(total)
     }
 
-    /// Scores of the averaged weights on the validation splits, by the names of source and measure.
+    /// Scores of the averaged weights on the validation splits, by head and measure; of a second store with that head, by its
+    /// folder's name, too.
     fn judge(&self, sources: &[Learnt]) -> anyhow::Result<BTreeMap<String, f64>> {
         let mut scores = BTreeMap::new();
         for source in sources {
             for (lesson, goal) in &source.lessons {
                 let outputs = |frames: &[usize]| self.average.read(lesson.head(), &source.store, frames);
                 let Judged { measure, score, .. } = goal.judge(&source.store, Split::Val, &outputs)?;
-                scores.insert(format!("val_{}_{measure}", lesson.head().path()), score);
+                let measure = format!("val_{}_{measure}", lesson.head().path());
+                // The first source's is the one that a run is known by.
+                let taken = scores.contains_key(&measure);
+                let name = if taken { format!("{measure}_{}", name_of(source.store.dir())) } else { measure };
+                scores.insert(name, score);
             }
         }
         Ok(scores)
@@ -614,6 +657,7 @@ impl<'a> Run<'a> {
             config: settings::table_of(config)?,
             scores: scores.iter().map(|(name, score)| (name.clone(), (*score).into())).collect(),
             data: self.data.clone(),
+            origins: Some(self.origins.clone()),
         };
         let average: Vec<_> = self.average.loaded.vs.variables().into_iter().collect();
         let mut tensors = model_tensors(&self.model.loaded.vs);
@@ -636,6 +680,16 @@ impl<'a> Run<'a> {
             "{}: the run had other stores: resume it with the data that it had",
             self.out.display()
         );
+        if let Some(before) = &saved.meta.origins {
+            for what in before.keys().chain(self.origins.keys()) {
+                ensure!(
+                    before.get(what) == self.origins.get(what),
+                    "{}: the run had {} as its {what}: resume it with what it had",
+                    self.out.display(),
+                    if before.contains_key(what) { "another checkpoint" } else { "none" }
+                );
+            }
+        }
         saved.restore(&self.model.loaded.vs)?;
         saved.restore_average(&self.average.loaded.vs)?;
         self.optimizer.restore(|_| saved.meta.step, |name| saved.tensor(name))?;

@@ -16,29 +16,50 @@ use crate::store::Store;
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) loaded: Loaded,
-    heads: BTreeMap<TaughtHead, nn::Linear>,
+    heads: BTreeMap<TaughtHead, Head>,
+}
+
+/// A linear head.
+#[derive(Debug)]
+struct Head {
+    /// A row for each value that is known.
+    linear: nn::Linear,
+    /// The places of those among all values.
+    places: Tensor,
+    /// All values.
+    values: i64,
 }
 
 impl Model {
-    /// With fresh weights; `heads` says how many values each gives.
-    pub(super) fn new(config: &JointConfig, heads: &BTreeMap<TaughtHead, i64>) -> Self {
+    /// With fresh weights; `heads` says of each value whether anybody knows it.
+    pub(super) fn new(config: &JointConfig, heads: &BTreeMap<TaughtHead, Vec<bool>>) -> Self {
         let JointConfig { backbone, side_px, mean, std, .. } = *config;
         let vs = nn::VarStore::new(training_device());
         let encoder = backbone.at(side_px).build(&(vs.root() / "encoder"));
         let dim = encoder.embedding_size();
         let heads = heads
             .iter()
-            .map(|(&head, &outputs)| {
-                (head, nn::linear(vs.root() / head.path(), dim, outputs, Default::default()))
+            .map(|(&head, known)| {
+                let places: Vec<i64> =
+                    (0i64..).zip(known).filter(|(_, known)| **known).map(|(i, _)| i).collect();
+                let rows = places.len() as i64;
+                let linear = nn::linear(vs.root() / head.path(), dim, rows, Default::default());
+                let places = Tensor::from_slice(&places).to_device(vs.device());
+                (head, Head { linear, places, values: known.len() as i64 })
             })
             .collect();
         Self { loaded: Loaded { vs, encoder, side_px, mean, std }, heads }
     }
 
-    /// What a head says of embeddings `[N,D]`.
+    /// What a head says of embeddings `[N,D]`; 0 of what nobody knows.
     pub(super) fn outputs(&self, head: TaughtHead, embeddings: &Tensor) -> anyhow::Result<Tensor> {
         let head = self.heads.get(&head).with_context(|| format!("no head {}", head.path()))?;
-        Ok(head.forward(embeddings))
+        let known = head.linear.forward(embeddings);
+        Ok(known.new_zeros([known.size()[0], head.values], (known.kind(), known.device())).index_copy(
+            1,
+            &head.places,
+            &known,
+        ))
     }
 
     /// What a head says of frames.
@@ -75,8 +96,9 @@ impl Model {
     pub(super) fn cool(&self, head: TaughtHead, temperature: f64) {
         if let Some(head) = self.heads.get(&head) {
             no_grad(|| {
-                for mut part in
-                    [head.ws.shallow_clone()].into_iter().chain(head.bs.as_ref().map(Tensor::shallow_clone))
+                for mut part in [head.linear.ws.shallow_clone()]
+                    .into_iter()
+                    .chain(head.linear.bs.as_ref().map(Tensor::shallow_clone))
                 {
                     part /= temperature;
                 }

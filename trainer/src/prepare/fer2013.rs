@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
-use semblance_face::labels::Expression;
+use semblance_face::labels::{ACTION_UNITS, Expression};
 use semblance_face::{Frame, Landmarker};
 
 use super::in_order::{Stop, Worker};
@@ -47,6 +47,8 @@ const VOTES: [Expression; 8] = [
 ];
 const VOTE_COLUMNS: usize = 10;
 
+const UNITS: usize = ACTION_UNITS.len();
+
 /// The name of each identity's one video.
 const VIDEO: &str = "still";
 
@@ -56,6 +58,7 @@ struct Row {
     expression: Expression,
     split: Split,
     votes: Option<[f32; 8]>,
+    action_units: Option<[f32; 18]>,
 }
 
 pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
@@ -90,6 +93,7 @@ impl Worker<Row> for RowWorker {
         let mut sample = Sample {
             expression: Some(row.expression),
             votes: row.votes,
+            action_units: row.action_units,
             ..Sample::unlabelled(0.0, row.split)
         };
         if let Some(landmarker) = &mut self.landmarker {
@@ -153,7 +157,14 @@ fn parse_csv_row(
     let usage = field(columns.2);
     let split = USAGES.iter().find(|(name, _)| *name == usage);
     let (_, split) = split.with_context(|| format!("usage '{usage}' is not known"))?;
-    Ok(Row { identity, pixels, expression: expression(label)?, split: *split, votes: None })
+    Ok(Row {
+        identity,
+        pixels,
+        expression: expression(label)?,
+        split: *split,
+        votes: None,
+        action_units: None,
+    })
 }
 
 type Npz = npyz::npz::NpzArchive<std::io::BufReader<File>>;
@@ -161,11 +172,12 @@ type Npz = npyz::npz::NpzArchive<std::io::BufReader<File>>;
 fn read_npz(path: &Path) -> anyhow::Result<Vec<Row>> {
     let at = || path.display().to_string();
     let mut archive = Npz::open(path).with_context(at)?;
-    let mut array = |name: &str| array(&mut archive, name).with_context(at);
+    let mut array = |name: &str| self::array::<u8>(&mut archive, name).with_context(at);
     let (image_shape, images) = array("images")?.with_context(|| missing(path, "images"))?;
     let (_, labels) = array("labels")?.with_context(|| missing(path, "labels"))?;
     let (_, usages) = array("usage")?.with_context(|| missing(path, "usage"))?;
     let votes = array("ferplus_votes")?;
+    let units = self::array::<f32>(&mut archive, "action_units").with_context(at)?;
     let count = labels.len();
     if image_shape != [count as u64, SIDE as u64, SIDE as u64] || usages.len() != count {
         bail!(
@@ -178,6 +190,9 @@ fn read_npz(path: &Path) -> anyhow::Result<Vec<Row>> {
         votes.as_ref().filter(|(shape, _)| *shape != [count as u64, VOTE_COLUMNS as u64])
     {
         bail!("{}: ferplus_votes is {shape:?}, not [{count}, {VOTE_COLUMNS}]", path.display());
+    }
+    if let Some((shape, _)) = units.as_ref().filter(|(shape, _)| *shape != [count as u64, UNITS as u64]) {
+        bail!("{}: action_units is {shape:?}, not [{count}, {UNITS}]", path.display());
     }
     (0..count)
         .map(|i| {
@@ -193,6 +208,7 @@ fn read_npz(path: &Path) -> anyhow::Result<Vec<Row>> {
                 votes: votes
                     .as_ref()
                     .and_then(|(_, v)| soft_label(&v[i * VOTE_COLUMNS..(i + 1) * VOTE_COLUMNS])),
+                action_units: units.as_ref().and_then(|(_, v)| intensities(&v[i * UNITS..(i + 1) * UNITS])),
             })
         })
         .collect()
@@ -202,13 +218,19 @@ fn missing(path: &Path, name: &str) -> String {
     format!("{}: the array '{name}' is missing", path.display())
 }
 
-/// Shape and values of a u8 array; `None` where the archive has no array of this name.
-fn array(archive: &mut Npz, name: &str) -> anyhow::Result<Option<(Vec<u64>, Vec<u8>)>> {
+/// Intensities of a row, NaN for those that nobody judged; `None` where nobody judged any.
+fn intensities(units: &[f32]) -> Option<[f32; UNITS]> {
+    let units: [f32; UNITS] = units.try_into().ok()?;
+    units.iter().any(|v| !v.is_nan()).then_some(units)
+}
+
+/// Shape and values of an array; `None` where the archive has no array of this name.
+fn array<T: npyz::Deserialize>(archive: &mut Npz, name: &str) -> anyhow::Result<Option<(Vec<u64>, Vec<T>)>> {
     let Some(file) = archive.by_name(name).with_context(|| format!("array '{name}'"))? else {
         return Ok(None);
     };
     let shape = file.shape().to_vec();
-    let values = file.into_vec::<u8>().with_context(|| format!("array '{name}'"))?;
+    let values = file.into_vec::<T>().with_context(|| format!("array '{name}'"))?;
     Ok(Some((shape, values)))
 }
 

@@ -33,7 +33,8 @@ use crate::{interrupt, progress};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Layout {
-    /// FER-2013: Kaggle's CSV (emotion,pixels,Usage), or an .npz with images, labels, usage and maybe ferplus_votes.
+    /// FER-2013: Kaggle's CSV (emotion,pixels,Usage), or an .npz with images, labels, usage and maybe ferplus_votes and
+    /// action_units (deploy/teacher/blendshapes.py).
     Fer2013,
     /// Folders identity/video/frame.jpg or identity/video/track/frame.jpg (VoxCeleb1), or both, frames in the order of the
     /// numbers in their names; kept as they are unless --align is given.
@@ -566,9 +567,9 @@ pub fn prepare(args: &PrepareArgs, stop: &AtomicBool) -> anyhow::Result<()> {
 }
 
 /// Below this presence the landmark network sees no face.
-const MIN_PRESENCE: f32 = 0.5;
+pub(crate) const MIN_PRESENCE: f32 = 0.5;
 
-fn open_landmarker(bundle: &Bundle) -> anyhow::Result<Landmarker> {
+pub(crate) fn open_landmarker(bundle: &Bundle) -> anyhow::Result<Landmarker> {
     let network = bundle.landmarks_onnx().zip(bundle.manifest().landmarks.as_ref());
     let (onnx, entry) = network.with_context(|| {
         format!("{}: this bundle has no landmark network: give another (--bundle)", bundle.dir().display())

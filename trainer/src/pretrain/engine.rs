@@ -336,6 +336,7 @@ impl Engine {
             config: config::table_of(config)?,
             scores: toml::Table::new(),
             data: data.to_vec(),
+            origins: None,
         };
         let mut tensors = model_tensors(&self.vs);
         tensors.extend(self.optimizer.state());
