@@ -149,6 +149,11 @@ pub(super) fn overlay(picture: &Tensor, map: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
     use super::*;
     use crate::checkpoint::floats;
     use crate::nets::Backbone;
@@ -186,8 +191,19 @@ mod tests {
     fn slopes_are_those_of_finite_differences() {
         // Flattened maps have slopes of their own at each position.
         let loaded = Loaded::random(Backbone::Pcl, 32, 1);
-        let waves = Tensor::arange(3 * 32 * 32, (Kind::Float, loaded.vs.device()));
-        let crops = (waves * 0.37).sin().view([1, 3, 32, 32]);
+        // Other tests draw from the generator of first weights: these have to be the same every time.
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut drawn = |like: &Tensor, most: f64| {
+            let values: Vec<f32> = (0..like.numel()).map(|_| rng.random_range(-1.0..1.0)).collect();
+            (Tensor::from_slice(&values) * most).view_as(like).to_device(like.device())
+        };
+        let kernels = loaded.vs.variables().into_iter().filter(|(_, v)| v.dim() > 1);
+        for (_, mut kernel) in kernels.collect::<BTreeMap<_, _>>() {
+            let inputs = kernel.numel() / kernel.size()[0] as usize;
+            let values = drawn(&kernel, (6.0 / inputs as f64).sqrt());
+            tch::no_grad(|| kernel.copy_(&values));
+        }
+        let crops = drawn(&Tensor::zeros([1, 3, 32, 32], (Kind::Float, loaded.vs.device())), 1.0);
         let encoder = &loaded.encoder;
         let (map, layers) = last_map(encoder, &crops).unwrap();
         assert_eq!(map.size(), [1, 128, 4, 4]);
