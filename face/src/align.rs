@@ -108,40 +108,126 @@ pub fn resize_crop(frame: &Frame, side_px: u32, out: &mut [u8]) {
     sample(frame, &middle_square, side_px, out);
 }
 
-/// Samples beyond this many a side of a crop's pixel add nothing that can be seen.
-const MAX_TAPS: usize = 8;
-
-/// Fills `out`, `side * side` RGB triples, with the picture under `crop_to_frame`: bilinear where the crop is finer than the picture, the mean
-/// over a grid of samples no further apart than a pixel where it is coarser, so that nothing aliases.
+/// Fills `out`, `side * side` RGB triples, with the picture under `crop_to_frame`: bilinear where the crop is finer than the picture; where it
+/// is coarser, pixels are means over the squares that they cover, so that nothing aliases.
 ///
 /// # Panics
 /// Where `out` has another length.
 pub fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut [u8]) {
     let side = side_px as usize;
     assert_eq!(out.len(), side * side * 3, "length of the crop's buffer");
-    let taps = (crop_to_frame.scale().ceil() as usize).clamp(1, MAX_TAPS);
+    let picture = Pixels { width: frame.width() as usize, height: frame.height() as usize, rgb: frame.rgb() };
+    let square = crop_to_frame.scale() as usize;
+    if square < 2 {
+        return interpolate(picture, crop_to_frame, side, out);
+    }
+    let region = picture.under(crop_to_frame, side, square);
+    let mut means = Vec::new();
+    let small = picture.shrink(&region, square, &mut means);
+    let of_small = |v: f32, origin: usize| (v - origin as f32) / square as f32;
+    let to_small = Similarity {
+        a: crop_to_frame.a / square as f32,
+        b: crop_to_frame.b / square as f32,
+        tx: of_small(crop_to_frame.tx, region.left),
+        ty: of_small(crop_to_frame.ty, region.top),
+    };
+    interpolate(small, &to_small, side, out);
+}
+
+/// RGB triples in rows.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    width: usize,
+    height: usize,
+    rgb: &'a [u8],
+}
+
+/// Pixels of a picture; never empty.
+struct Region {
+    left: usize,
+    top: usize,
+    right: usize,
+    bottom: usize,
+}
+
+impl Pixels<'_> {
+    /// What a crop covers of the picture, and `margin` pixels around it.
+    fn under(&self, crop_to_frame: &Similarity, side: usize, margin: usize) -> Region {
+        let side = side as f32;
+        let corners = [(0.0, 0.0), (side, 0.0), (0.0, side), (side, side)]
+            .map(|(x, y)| crop_to_frame.apply(Point::new(x, y)));
+        // `as` takes what is negative for 0, and what is too large for the largest.
+        let span = |values: [f32; 4], length: usize| {
+            let low = values.into_iter().fold(f32::INFINITY, f32::min).floor() as usize;
+            let high = values.into_iter().fold(f32::NEG_INFINITY, f32::max).ceil() as usize;
+            let low = low.saturating_sub(margin).min(length - 1);
+            (low, high.saturating_add(margin).clamp(low + 1, length))
+        };
+        let (left, right) = span(corners.map(|p| p.x), self.width);
+        let (top, bottom) = span(corners.map(|p| p.y), self.height);
+        Region { left, top, right, bottom }
+    }
+
+    /// The means of a region's squares of `square` pixels a side; those at its right and lower end may be cut short.
+    fn shrink<'a>(&self, region: &Region, square: usize, means: &'a mut Vec<u8>) -> Pixels<'a> {
+        let columns = region.right - region.left;
+        let (width, height) = (columns.div_ceil(square), (region.bottom - region.top).div_ceil(square));
+        means.reserve_exact(width * height * 3);
+        let mut sums = vec![0u32; columns * 3];
+        for top in (region.top..region.bottom).step_by(square) {
+            sums.fill(0);
+            let rows = top..(top + square).min(region.bottom);
+            for row in rows.clone() {
+                let line = &self.rgb[(row * self.width + region.left) * 3..][..columns * 3];
+                sums.iter_mut().zip(line).for_each(|(sum, &value)| *sum += u32::from(value));
+            }
+            for cell in sums.chunks(square * 3) {
+                let mut sum = [0u32; 3];
+                for pixel in cell.chunks_exact(3) {
+                    sum.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += value);
+                }
+                let share = 1.0 / (cell.len() / 3 * rows.len()) as f32;
+                means.extend(sum.map(|sum| (sum as f32 * share + 0.5) as u8));
+            }
+        }
+        Pixels { width, height, rgb: means }
+    }
+
+    /// The colour of a pixel within the picture.
+    #[inline(always)]
+    fn at(&self, x: usize, y: usize) -> [f32; 3] {
+        let at = (y * self.width + x) * 3;
+        let rgb = &self.rgb[at..at + 3];
+        [f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2])]
+    }
+
+    /// The colour of the pixel nearest to one that may lie beyond the picture.
+    #[inline(always)]
+    fn at_edge(&self, x: isize, y: isize) -> [f32; 3] {
+        let clamp = |v: isize, length: usize| v.clamp(0, length as isize - 1) as usize;
+        self.at(clamp(x, self.width), clamp(y, self.height))
+    }
+}
+
+/// Bilinear; means of two by two samples a pixel where a crop's pixel is up to twice the picture's.
+fn interpolate(picture: Pixels<'_>, crop_to_picture: &Similarity, side: usize, out: &mut [u8]) {
+    let taps = (crop_to_picture.scale().ceil() as usize).clamp(1, 2);
     let corners = [(0.0, 0.0), (side as f32, 0.0), (0.0, side as f32), (side as f32, side as f32)];
-    let (width, height) = (frame.width() as f32, frame.height() as f32);
+    let (width, height) = (picture.width as f32, picture.height as f32);
     // Bilinear sampling reads a pixel further than the point it is at.
     let inside = corners.iter().all(|&(x, y)| {
-        let p = crop_to_frame.apply(Point::new(x, y));
+        let p = crop_to_picture.apply(Point::new(x, y));
         p.x >= 1.0 && p.y >= 1.0 && p.x <= width - 2.0 && p.y <= height - 2.0
     });
+    if inside {
+        return fill(crop_to_picture, side, taps, out, |x, y| bilinear(x, y, |x, y| picture.at(x, y)));
+    }
     // Two pixels up and left, so that truncation rounds down; the pixels are taken back to where they are.
-    let near_edge = |x: f32, y: f32| {
+    fill(crop_to_picture, side, taps, out, |x, y| {
         // Far beyond the picture there is only its edge.
         let (x, y) = (x.clamp(-1.0, width + 1.0), y.clamp(-1.0, height + 1.0));
-        bilinear(x + 2.0, y + 2.0, |x, y| edge_pixel(frame, x as isize - 2, y as isize - 2))
-    };
-    let nearest = |x: f32, y: f32| edge_pixel(frame, x.floor() as isize, y.floor() as isize);
-    let between = |x: f32, y: f32| bilinear(x, y, |x, y| pixel(frame, x, y));
-    let within = |x: f32, y: f32| pixel(frame, x as usize, y as usize);
-    match (inside, taps <= 2) {
-        (true, true) => fill(crop_to_frame, side, taps, out, between),
-        (true, false) => fill(crop_to_frame, side, taps, out, within),
-        (false, true) => fill(crop_to_frame, side, taps, out, near_edge),
-        (false, false) => fill(crop_to_frame, side, taps, out, nearest),
-    }
+        bilinear(x + 2.0, y + 2.0, |x, y| picture.at_edge(x as isize - 2, y as isize - 2))
+    });
 }
 
 /// Means of `taps` x `taps` samples a pixel.
@@ -173,21 +259,6 @@ fn fill(
             }
         }
     }
-}
-
-/// The colour of a pixel within the picture.
-#[inline(always)]
-fn pixel(frame: &Frame, x: usize, y: usize) -> [f32; 3] {
-    let at = (y * frame.width() as usize + x) * 3;
-    let rgb = &frame.rgb()[at..at + 3];
-    [f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2])]
-}
-
-/// The colour of the pixel nearest to one that may lie beyond the picture.
-#[inline(always)]
-fn edge_pixel(frame: &Frame, x: isize, y: isize) -> [f32; 3] {
-    let clamp = |v: isize, length: u32| v.clamp(0, length as isize - 1) as usize;
-    pixel(frame, clamp(x, frame.width()), clamp(y, frame.height()))
 }
 
 /// Between the four pixels whose middles are nearest to a point that is not left of or above the first one.
@@ -240,6 +311,40 @@ mod tests {
         resize_crop(&frame, 120, &mut large);
         // Pixel (41, 61) lies at x = 20.75, y = 30.75, which is 20.25 and 30.25 in pixel indices.
         assert_eq!(at(&large, 120, 41, 61), [41, 91, 77]);
+    }
+
+    #[test]
+    fn a_shrunk_crop_is_the_mean_of_what_each_pixel_covers() {
+        // Waves that are longer than a crop's pixel, seen turned and shrunk, partly from beyond the picture.
+        let wave = |x: f64, y: f64| 128.0 + 60.0 * (x / 19.0).sin() + 60.0 * (y / 23.0).cos();
+        let rgb =
+            (0..200 * 300).flat_map(|i| [wave(f64::from(i % 300) + 0.5, f64::from(i / 300) + 0.5) as u8; 3]);
+        let frame = Frame::new(300, 200, rgb.collect()).unwrap();
+        for (scale, tx) in [(2.0, 60.0), (2.9, 30.5), (3.5, 20.25), (5.1, -40.0), (8.0, -30.0)] {
+            let (sin, cos) = 0.3f32.sin_cos();
+            let to_frame = Similarity { a: scale * cos, b: scale * sin, tx, ty: 8.0 };
+            let mut out = vec![0; 24 * 24 * 3];
+            sample(&frame, &to_frame, 24, &mut out);
+            let (mut worst, mut compared) = (0.0f64, 0);
+            for (i, rgb) in out.chunks_exact(3).enumerate() {
+                // A fine grid of points of the pixel, each of which has the wave's own value.
+                let points: Vec<Point> = (0..400)
+                    .map(|k| {
+                        let within = |k: usize| (k as f32 + 0.5) / 20.0;
+                        let (x, y) = ((i % 24) as f32 + within(k % 20), (i / 24) as f32 + within(k / 20));
+                        to_frame.apply(Point::new(x, y))
+                    })
+                    .collect();
+                // What lies beyond the picture is not known, nor what is mixed with it.
+                let known = |v: f32, length: f32| v >= scale && v <= length - scale;
+                if points.iter().all(|p| known(p.x, 300.0) && known(p.y, 200.0)) {
+                    let sum: f64 = points.iter().map(|p| wave(f64::from(p.x), f64::from(p.y))).sum();
+                    worst = worst.max((f64::from(rgb[0]) - sum / 400.0).abs());
+                    compared += 1;
+                }
+            }
+            assert!(worst < 4.0 && compared > 100, "scale {scale}: {worst} of {compared}");
+        }
     }
 
     #[test]
