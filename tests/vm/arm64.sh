@@ -27,7 +27,8 @@ rm -rf "$user"
 cp -r "$cache/folder" "$user"
 mkdir -p "$user"/var/lib/dpkg/{info,updates} "$user/tmp"
 cp "$cache/folder.status" "$user/var/lib/dpkg/status"
-dpkg --root="$user" --force-not-root --force-architecture --force-script-chrootless --no-triggers --log=/dev/null -i "$deb"
+in_folder() { dpkg --root="$user" --force-not-root --force-architecture --force-script-chrootless --no-triggers --log=/dev/null "$@"; }
+in_folder -i "$deb"
 
 emulated() { "$target/vm/qemu-user/usr/bin/qemu-aarch64-static" -L "$user" "$user/usr/bin/$1" "${@:2}"; }
 models=$user/usr/share/semblance/models
@@ -49,6 +50,17 @@ for model in default small; do
     python3 "$here/compare.py" "$out/$model.amd64.jsonl" "$out/$model.arm64.jsonl"
 done
 
+# What a service and a user leave behind stays when the package is removed, and goes when it is purged.
+mkdir -p "$user/var/lib/private/semblance/profiles/ada"
+ln -s private/semblance "$user/var/lib/semblance"
+touch "$user/etc/semblance/edge.env"
+in_folder --remove semblance
+[ -d "$user/var/lib/semblance/profiles/ada" ] && [ -e "$user/etc/semblance/edge.toml" ] || fail "removing the package took settings or profiles"
+in_folder --purge semblance
+for left in usr/bin/edge etc/semblance usr/share/semblance var/lib/semblance var/lib/private/semblance; do
+    [ ! -e "$user/$left" ] && [ ! -L "$user/$left" ] || fail "/$left is left after purging the package"
+done
+
 # --- a machine ------------------------------------------------------------------------------------------------------------
 
 unpack arm64 "$cache/guest" "$image" busybox-static
@@ -63,7 +75,7 @@ cp "$deb" "$root/semblance.deb"
 cp -r "$pictures" "$root/pictures"
 boot
 facts=$share/out/facts
-for line in "dpkg 0" "without_camera 1" "cameras 0" "camera 0" "camera_frames 20" "pictures 0" "calib 0" "kept_after_remove 0" "purge 0" "left_after_purge 1"; do
+for line in "dpkg 0" "without_camera 1" "cameras 0" "camera 0" "camera_frames 20" "pictures 0" "calib 0" "purge 0" "left_after_purge 1"; do
     grep -qx "$line" "$facts" || fail "the guest said '$(grep "^${line% *} " "$facts")', not '$line': see $share/out"
 done
 python3 "$here/compare.py" "$out/default.amd64.jsonl" "$share/out/pictures.jsonl"

