@@ -356,10 +356,13 @@ fn a_new_person_is_guided_step_by_step() {
     assert_eq!(complaints.collect::<Vec<_>>(), [Value::Null; 0]);
 }
 
+fn shipped() -> Bundle {
+    Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap()
+}
+
 /// The shipped bundle without its heads for valence and arousal and for action units.
 fn of_one_head(dir: &Path) {
-    let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap();
-    let (mut manifest, mut files) = bundle.into_parts();
+    let (mut manifest, mut files) = shipped().into_parts();
     let all = Heads::from_safetensors(&files[&manifest.heads.file]).unwrap();
     let head = all.expression().unwrap().clone();
     let one = Heads::new(head.dim(), [(HeadKind::Expression, head)]).unwrap();
@@ -387,7 +390,7 @@ fn heads_of(labels: &Labels) -> Heads {
 fn whose_face_it_is_is_chosen_from_those_that_are_known() {
     let Some(browser) = Browser::start() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let bundle = Bundle::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/default")).unwrap();
+    let bundle = shipped();
     let state = State {
         bundle: bundle.manifest().encoder.file.sha256.clone(),
         heads: Heads::from_safetensors(bundle.heads_safetensors()).unwrap(),

@@ -117,7 +117,8 @@ pub fn sample(frame: &Frame, crop_to_frame: &Similarity, side_px: u32, out: &mut
     let side = side_px as usize;
     assert_eq!(out.len(), side * side * 3, "length of the crop's buffer");
     let picture = Pixels { width: frame.width() as usize, height: frame.height() as usize, rgb: frame.rgb() };
-    let square = crop_to_frame.scale() as usize;
+    // Means over more than the picture say no more.
+    let square = (crop_to_frame.scale() as usize).min(picture.width.max(picture.height));
     if square < 2 {
         return interpolate(picture, crop_to_frame, side, out);
     }
@@ -153,9 +154,7 @@ struct Region {
 impl Pixels<'_> {
     /// What a crop covers of the picture, and `margin` pixels around it.
     fn under(&self, crop_to_frame: &Similarity, side: usize, margin: usize) -> Region {
-        let side = side as f32;
-        let corners = [(0.0, 0.0), (side, 0.0), (0.0, side), (side, side)]
-            .map(|(x, y)| crop_to_frame.apply(Point::new(x, y)));
+        let corners = corners(crop_to_frame, side);
         // `as` takes what is negative for 0, and what is too large for the largest.
         let span = |values: [f32; 4], length: usize| {
             let low = values.into_iter().fold(f32::INFINITY, f32::min).floor() as usize;
@@ -209,16 +208,20 @@ impl Pixels<'_> {
     }
 }
 
+/// Where the corners of a crop lie in the picture.
+fn corners(crop_to_picture: &Similarity, side: usize) -> [Point; 4] {
+    let side = side as f32;
+    [(0.0, 0.0), (side, 0.0), (0.0, side), (side, side)].map(|(x, y)| crop_to_picture.apply(Point::new(x, y)))
+}
+
 /// Bilinear; means of two by two samples a pixel where a crop's pixel is up to twice the picture's.
 fn interpolate(picture: Pixels<'_>, crop_to_picture: &Similarity, side: usize, out: &mut [u8]) {
     let taps = (crop_to_picture.scale().ceil() as usize).clamp(1, 2);
-    let corners = [(0.0, 0.0), (side as f32, 0.0), (0.0, side as f32), (side as f32, side as f32)];
     let (width, height) = (picture.width as f32, picture.height as f32);
     // Bilinear sampling reads a pixel further than the point it is at.
-    let inside = corners.iter().all(|&(x, y)| {
-        let p = crop_to_picture.apply(Point::new(x, y));
-        p.x >= 1.0 && p.y >= 1.0 && p.x <= width - 2.0 && p.y <= height - 2.0
-    });
+    let inside = corners(crop_to_picture, side)
+        .iter()
+        .all(|p| p.x >= 1.0 && p.y >= 1.0 && p.x <= width - 2.0 && p.y <= height - 2.0);
     if inside {
         return fill(crop_to_picture, side, taps, out, |x, y| bilinear(x, y, |x, y| picture.at(x, y)));
     }
@@ -382,5 +385,7 @@ mod tests {
         }
         assert!(aligner.crop_into(&frame, &Rect::new(1e9, 1e9, 4.0, 4.0), None, &mut out));
         assert_eq!(at(&out, 4, 0, 0), [14, 21, 77]);
+        assert!(aligner.crop_into(&frame, &Rect::new(-1.5e19, -1.5e19, 3e19, 3e19), None, &mut out));
+        assert_eq!(at(&out, 4, 0, 0)[2], 77);
     }
 }

@@ -1,6 +1,6 @@
 //! What a model card says of an encoder with its heads: scores, and where they are better and worse.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use anyhow::Context;
 use semblance_calib::{HeadKind, LinearHead};
@@ -10,16 +10,16 @@ use tch::{Kind, Tensor};
 
 use super::au::ActionUnits;
 use super::expression::head_classes;
-use super::features::{brightness, embed, embed_seen};
+use super::features::{brightness, embed_seen};
 use super::goal::{Goal, Side, Stores, frames_of};
 use super::{
-    AU_THRESHOLD, AuReport, CIRCUMPLEX, Features, Loaded, Protocol, Report, checkpoint_heads, labelled,
-    own_head, spearman,
+    AU_THRESHOLD, AuReport, Embeddings, Features, Loaded, Protocol, Report, checkpoint_heads, circumplex,
+    labelled, own_head, spearman,
 };
 use crate::augment::resized;
 use crate::checkpoint::Checkpoint;
 use crate::joint::calibration_error;
-use crate::prepare::MIN_PRESENCE;
+use crate::prepare::face_in_crop;
 use crate::store::{Split, Store};
 
 /// Sides in pixels that faces are shrunk to, to see how small they may be.
@@ -75,6 +75,14 @@ pub struct Slice {
     pub n: usize,
 }
 
+impl Slice {
+    /// Of pictures by whether each is classified right; `None` where there is no picture.
+    fn of(what: String, right: impl Iterator<Item = bool>) -> Option<Self> {
+        let (hits, n) = right.fold((0, 0), |(hits, n), right| (hits + usize::from(right), n + 1));
+        (n > 0).then(|| Self { what, accuracy: hits as f64 / n as f64, n })
+    }
+}
+
 impl CardFigures {
     /// Of a run with a head of expressions, on a split of a store.
     ///
@@ -99,7 +107,7 @@ impl CardFigures {
             };
             let values =
                 embed_seen(&loaded.encoder, loaded.vs.device(), loaded.input(), store, &frames, &shrunk)?;
-            let dim = values.len() / frames.len().max(1);
+            let Embeddings { dim, values } = Embeddings::new(values, frames.len());
             Ok(Features { classes: classes.clone(), labels: labels.clone(), dim, values })
         };
         let features = seen(None)?;
@@ -135,8 +143,7 @@ impl CardFigures {
             let (frames, labels) =
                 (known.clone().map(|(frames, _)| frames).concat(), known.map(|(_, l)| l).concat());
             if !frames.is_empty() {
-                let values = embed(&loaded.encoder, loaded.vs.device(), loaded.input(), other, &frames)?;
-                let dim = values.len() / frames.len();
+                let Embeddings { dim, values } = loaded.embed(other, &frames)?;
                 let features = Features { classes: classes.clone(), labels, dim, values };
                 let accuracy = own_head(&features, head, split)?.accuracy;
                 slices.push(Slice { what: name.clone(), accuracy, n: frames.len() });
@@ -150,16 +157,14 @@ impl CardFigures {
     }
 
     /// Rank correlations of the classes' mean valence and mean arousal with where people have placed the words for them
-    /// ([`CIRCUMPLEX`]); none without a head of them.
+    /// ([`super::CIRCUMPLEX`]); none without a head of them.
     pub fn order(&self) -> Option<[f64; 2]> {
         if self.places.is_empty() {
             return None;
         }
         let told = |axis: usize| {
-            let known = |place: &Place| {
-                let (_, at) = CIRCUMPLEX.iter().find(|(e, _)| *e == place.expression)?;
-                Some((place.mean[axis], f64::from(at[axis])))
-            };
+            let known =
+                |place: &Place| Some((place.mean[axis], f64::from(circumplex(place.expression)?[axis])));
             let (ours, theirs): (Vec<f64>, Vec<f64>) = self.places.iter().filter_map(known).unzip();
             spearman(&ours, &theirs)
         };
@@ -194,7 +199,7 @@ fn units(
         return Ok(None);
     }
     let side = Side::of(&goal, store, split, "to judge a head on")?;
-    let values = embed(&loaded.encoder, loaded.vs.device(), loaded.input(), store, &side.frames)?;
+    let Embeddings { dim, values } = loaded.embed(store, &side.frames)?;
     // The head has rows for some of the units.
     let names = ACTION_UNITS.map(action_unit_name);
     let place =
@@ -202,7 +207,7 @@ fn units(
     let places = head.labels().iter().map(place).collect::<anyhow::Result<Vec<_>>>()?;
     let mut row = vec![0.0; places.len()];
     let mut outputs = Vec::new();
-    for embedding in values.chunks_exact(values.len() / side.frames.len()) {
+    for embedding in values.chunks_exact(dim) {
         head.logits_into(embedding, &mut row);
         let mut all = [0.0; ACTION_UNITS.len()];
         places.iter().zip(&row).for_each(|(&place, &logit)| all[place] = logit);
@@ -218,8 +223,8 @@ fn units(
 fn yaws(store: &Store, frames: &[usize], landmarker: &mut Landmarker) -> anyhow::Result<Vec<Option<f32>>> {
     let yaw = |&frame: &usize| {
         let picture = store.record(frame).decode()?;
-        let found = landmarker.locate_in_crop(&picture)?.filter(|found| found.presence >= MIN_PRESENCE);
-        let pose = found.and_then(|found| head_pose(&found.points, picture.width(), picture.height()));
+        let pose = face_in_crop(landmarker, &picture)?
+            .and_then(|found| head_pose(&found.points, picture.width(), picture.height()));
         Ok(pose.map(|pose| pose.yaw_deg.abs()))
     };
     frames.iter().map(yaw).collect()
@@ -227,14 +232,7 @@ fn yaws(store: &Store, frames: &[usize], landmarker: &mut Landmarker) -> anyhow:
 
 fn by_yaw(yaws: &[Option<f32>], right: &[bool]) -> Vec<Slice> {
     let slice = |what: String, within: &dyn Fn(Option<f32>) -> bool| {
-        let hits: Vec<bool> =
-            yaws.iter().zip(right).filter(|(yaw, _)| within(**yaw)).map(|(_, &right)| right).collect();
-        let n = hits.len();
-        (n > 0).then(|| Slice {
-            what,
-            accuracy: hits.iter().filter(|&&hit| hit).count() as f64 / n as f64,
-            n,
-        })
+        Slice::of(what, yaws.iter().zip(right).filter(|(yaw, _)| within(**yaw)).map(|(_, &right)| right))
     };
     let mut from = 0.0;
     let mut slices = Vec::new();
@@ -251,12 +249,11 @@ fn by_brightness(brightness: &[f32], right: &[bool]) -> Vec<Slice> {
     let mut order: Vec<usize> = (0..right.len()).collect();
     order.sort_by(|&i, &j| brightness[i].total_cmp(&brightness[j]));
     let part = |part: &[usize]| {
-        let hits = part.iter().filter(|&&i| right[i]).count();
         let (darkest, lightest) = (brightness[part[0]], brightness[part[part.len() - 1]]);
         let what = format!("mean grey level {darkest:.0} to {lightest:.0} of 255");
-        Slice { what, accuracy: hits as f64 / part.len() as f64, n: part.len() }
+        Slice::of(what, part.iter().map(|&i| right[i]))
     };
-    order.chunks(right.len().div_ceil(PARTS).max(1)).map(part).collect()
+    order.chunks(right.len().div_ceil(PARTS).max(1)).filter_map(part).collect()
 }
 
 /// The tables of a model card, in Markdown.
@@ -289,11 +286,8 @@ impl fmt::Display for CardFigures {
         )?;
         writeln!(f, "| | valence | arousal | word's valence | word's arousal |\n|---|---|---|---|---|")?;
         for Place { expression, mean: [v, a], .. } in &self.places {
-            let mut word = String::from("| | |");
-            if let Some((_, [v, a])) = CIRCUMPLEX.iter().find(|(of, _)| of == expression) {
-                word.clear();
-                write!(word, "| {v:.2} | {a:.2} |")?;
-            }
+            let word = circumplex(*expression)
+                .map_or_else(|| "| | |".to_owned(), |[v, a]| format!("| {v:.2} | {a:.2} |"));
             writeln!(f, "| {} | {v:.2} | {a:.2} {word}", expression.name())?;
         }
         Ok(())

@@ -98,9 +98,6 @@ pub(super) const AU_THRESHOLD: f32 = 0.4;
 
 /// A lesson while it is learnt.
 pub trait Taught: std::fmt::Debug {
-    /// Values that its head gives.
-    fn outputs(&self) -> i64;
-
     /// The training frames of a store that it can be learnt from; takes in how what is learnt of them is spread.
     fn begin(&mut self, store: &Store) -> Vec<usize>;
 
@@ -110,10 +107,10 @@ pub trait Taught: std::fmt::Debug {
     /// What is to be learnt of frames that it can be learnt of, a row a frame, on the CPU.
     fn learnt(&self, store: &Store, frames: &[usize]) -> Tensor;
 
-    /// The loss of outputs `[N, outputs]`.
+    /// The loss of outputs `[N, values]`.
     fn loss(&self, outputs: &Tensor, learnt: &Tensor) -> Tensor;
 
-    /// Which of those values the store that it was begun with tells of; nobody learns the others.
+    /// Which of the values that a head gives the store that it was begun with tells of; nobody learns the others.
     fn known(&self) -> Vec<bool>;
 
     /// Names of the values.
@@ -125,7 +122,7 @@ pub trait Taught: std::fmt::Debug {
     /// Where there are none.
     fn views(&self, augment: &AugmentConfig) -> anyhow::Result<AugmentConfig>;
 
-    /// Judges a head on the frames of a split: `outputs_of` gives what the head says of frames, `[N, outputs]`.
+    /// Judges a head on the frames of a split: `outputs_of` gives what the head says of frames, `[N, values]`.
     ///
     /// # Errors
     /// Where no frame has the label, or an output is not finite.
@@ -149,10 +146,6 @@ pub struct Judged {
 }
 
 impl<G: Goal + std::fmt::Debug> Taught for G {
-    fn outputs(&self) -> i64 {
-        Goal::outputs(self)
-    }
-
     fn begin(&mut self, store: &Store) -> Vec<usize> {
         let frames = frames_of(self, store, Split::Train);
         self.weigh(&self.targets(store, &frames));

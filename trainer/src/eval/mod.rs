@@ -60,6 +60,7 @@ pub use pose::{PoseClassReport, PoseReport};
 pub use probe::{ClassWeights, fit_probe, hits, predictions};
 pub use report::{ClassReport, Report, Spread};
 pub use retrieval::{RetrievalReport, nearest_of_others, person_numbers};
+use va::circumplex;
 pub use va::{CIRCUMPLEX, VaReport};
 pub use verify::VerifyReport;
 

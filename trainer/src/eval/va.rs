@@ -37,6 +37,11 @@ pub const CIRCUMPLEX: [(Expression, [f32; 2]); 7] = [
     (Expression::Angry, [-0.51, 0.59]),
 ];
 
+/// Where the word for an expression is, by [`CIRCUMPLEX`].
+pub(super) fn circumplex(expression: Expression) -> Option<[f32; 2]> {
+    CIRCUMPLEX.iter().find(|(known, _)| *known == expression).map(|(_, place)| *place)
+}
+
 impl Va {
     fn truth(self, record: &Record<'_>) -> Option<[f32; 2]> {
         match self {

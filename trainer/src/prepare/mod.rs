@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 use image::{ExtendedColorType, codecs::jpeg::JpegEncoder};
 use indicatif::ProgressBar;
 use semblance_face::track::FORGET_SECS;
-use semblance_face::{Bundle, Frame, Landmarker, Point};
+use semblance_face::{Bundle, Frame, Landmarker, Landmarks, Point};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::followed::pose_in_crop;
@@ -567,7 +567,7 @@ pub fn prepare(args: &PrepareArgs, stop: &AtomicBool) -> anyhow::Result<()> {
 }
 
 /// Below this presence the landmark network sees no face.
-pub(crate) const MIN_PRESENCE: f32 = 0.5;
+const MIN_PRESENCE: f32 = 0.5;
 
 pub(crate) fn open_landmarker(bundle: &Bundle) -> anyhow::Result<Landmarker> {
     let network = bundle.landmarks_onnx().zip(bundle.manifest().landmarks.as_ref());
@@ -577,9 +577,14 @@ pub(crate) fn open_landmarker(bundle: &Bundle) -> anyhow::Result<Landmarker> {
     Ok(Landmarker::new(onnx, entry.input_side_px)?)
 }
 
-/// The landmarks of the face that a picture is a crop of, as [`Sample::landmarks`] has them; `None` where there is none.
+/// The landmarks of the face that a picture is a crop of, in its pixels; `None` where there is none.
+pub(crate) fn face_in_crop(landmarker: &mut Landmarker, crop: &Frame) -> anyhow::Result<Option<Landmarks>> {
+    Ok(landmarker.locate_in_crop(crop)?.filter(|found| found.presence >= MIN_PRESENCE))
+}
+
+/// The same as [`Sample::landmarks`] has them.
 fn crop_landmarks(landmarker: &mut Landmarker, crop: &Frame) -> anyhow::Result<Option<[f32; 136]>> {
-    let found = landmarker.locate_in_crop(crop)?.filter(|found| found.presence >= MIN_PRESENCE);
+    let found = face_in_crop(landmarker, crop)?;
     Ok(found.map(|found| in_shares(&found.points, crop.width(), crop.height())))
 }
 
