@@ -17,7 +17,8 @@ use crate::CropTemplate;
 /// The version of bundle that this build writes, and the newest that it reads.
 pub const FORMAT: u32 = 2;
 
-const MANIFEST: &str = "bundle.toml";
+/// The file that a folder is known as a bundle by.
+pub const MANIFEST: &str = "bundle.toml";
 
 /// Why a bundle could not be read or written.
 #[derive(Debug, Error)]

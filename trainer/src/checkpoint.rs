@@ -210,6 +210,13 @@ impl<M: DeserializeOwned> Checkpoint<M> {
         Ok(Self { path, sha256: sha256_hex(bytes), meta, tensors })
     }
 
+    /// A checkpoint that no run has written, of variables by the names that they have in a run.
+    pub(crate) fn of(path: PathBuf, sha256: String, meta: M, variables: Vec<(String, Tensor)>) -> Self {
+        let tensors =
+            variables.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
+        Self { path, sha256, meta, tensors }
+    }
+
     /// The tensor of this name.
     ///
     /// # Errors

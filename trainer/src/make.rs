@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::checkpoint::{Checkpoint, FILE_NAME};
 use crate::data::Clips;
 use crate::eval::{Beside, CardFigures, Loaded, Report, bundle_report, encoder_probe};
-use crate::export::{export, put_face_nets, put_neutral};
+use crate::export::{checkpoint_or_bundle, export, put_face_nets, put_neutral};
 use crate::joint::{self, JointConfig, Origins, joint};
 use crate::prepare::{self, Layout, PrepareArgs};
 use crate::pretrain::{self, PretrainConfig, pretrain};
@@ -57,11 +57,11 @@ pub struct MakeArgs {
     #[arg(long = "judge", value_name = "NAME=FOLDER", value_parser = joint::named)]
     pub judged: Vec<(String, PathBuf)>,
 
-    /// A run whose encoder is begun with, where the recipe does not pretrain
+    /// A run, or a bundle with a dense encoder, whose encoder is begun with, where the recipe does not pretrain
     #[arg(long)]
     pub init: Option<PathBuf>,
 
-    /// A run of `trainer joint` whose head of expressions is learnt beside the labels; of several, the mean of their logits
+    /// A run of `trainer joint`, or such a bundle, whose head of expressions is learnt beside the labels; of several, the mean of their logits
     #[arg(long = "teacher", value_name = "TEACHER")]
     pub teachers: Vec<PathBuf>,
 
@@ -95,7 +95,7 @@ pub fn make(args: &MakeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let recipe: Recipe = config::layered(Some(&args.recipe), toml::Table::new())?;
     // What is wrong with what is named is told before hours of training.
     let landmarker = prepare::open_landmarker(&Bundle::open(&args.bundle)?)?;
-    let mut init = args.init.as_deref().map(Checkpoint::load).transpose()?;
+    let mut init = args.init.as_deref().map(checkpoint_or_bundle).transpose()?;
     ensure!(
         init.is_none() || recipe.pretrain.is_none(),
         "--init: {} pretrains the encoder itself",

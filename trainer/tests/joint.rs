@@ -15,8 +15,8 @@ use semblance_face::Bundle;
 use semblance_face::labels::{ACTION_UNITS, Expression, action_unit_name};
 use semblance_trainer::augment::AugmentConfig;
 use semblance_trainer::checkpoint::{Checkpoint, FILE_NAME, save};
-use semblance_trainer::eval::{CIRCUMPLEX, Lesson};
-use semblance_trainer::export::{TOLERANCE, export};
+use semblance_trainer::eval::{CIRCUMPLEX, Lesson, Loaded};
+use semblance_trainer::export::{TOLERANCE, checkpoint_or_bundle, export};
 use semblance_trainer::joint::{JointConfig, Origins, Place, Source, joint};
 use semblance_trainer::optim::Rule;
 use semblance_trainer::prepare::encode_jpeg;
@@ -221,6 +221,41 @@ fn a_run_begins_with_another_and_learns_from_a_teacher_without_labels() {
     let alone =
         run(&silent, Origins::default(), &dir.path().join("alone"), false, false).unwrap_err().to_string();
     assert!(alone.contains("no teacher"), "{alone}");
+}
+
+#[test]
+fn a_bundle_is_gone_on_from_and_teaches_as_the_run_it_was_exported_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = |name: &str| dir.path().join(name);
+    let exported =
+        run(&JointConfig { epochs: 12, ..config() }, Origins::default(), &out("run"), false, false).unwrap();
+    export(&out("run"), &out("bundle"), "test", toml::Table::new(), None).unwrap();
+    let bundle = checkpoint_or_bundle(&out("bundle")).unwrap();
+    assert_eq!(bundle.meta.labels, exported.meta.labels);
+    let embed = |checkpoint: &Checkpoint| {
+        let store = Store::open(&PEOPLE.1).unwrap();
+        Tensor::from_slice(
+            &Loaded::from_checkpoint(checkpoint).unwrap().embed(&store, &[0, 1, 2, 3]).unwrap().values,
+        )
+    };
+    let apart = |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+    let theirs = embed(&exported);
+    assert!(apart(&embed(&bundle), &theirs) < 1e-5);
+    // With a rate of nearly nothing, what was begun with stays: so do the statistics of batch normalisation, which are moved by
+    // every batch towards its own, as they were taken from views of the same pictures.
+    let still =
+        JointConfig { lr: 1e-12, weight_decay: 0.0, warmup_epochs: 0, epochs: 2, ema: 0.0, ..config() };
+    let bundle = [bundle];
+    let begun = run(&still, Origins { init: bundle.first(), teachers: &bundle }, &out("begun"), false, false)
+        .unwrap();
+    let moved = apart(&embed(&begun), &theirs);
+    assert!(moved < 0.1, "{moved}");
+    // Whoever names a bundle whose branches were merged is told what to name.
+    let merged = JointConfig { backbone: "edge".parse().unwrap(), epochs: 1, warmup_epochs: 0, ..config() };
+    run(&merged, Origins::default(), &out("merged"), false, false).unwrap();
+    export(&out("merged"), &out("merged-bundle"), "test", toml::Table::new(), None).unwrap();
+    let error = format!("{:#}", checkpoint_or_bundle(&out("merged-bundle")).unwrap_err());
+    assert!(error.contains("merged-bundle") && error.contains("name the run"), "{error}");
 }
 
 #[test]

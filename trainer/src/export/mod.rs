@@ -2,6 +2,7 @@
 
 mod graph;
 mod neutral;
+mod unfold;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use tch::{Tensor, no_grad};
 
 pub use graph::{Dim, GraphWriter, Value};
 pub use neutral::put_neutral;
+pub use unfold::{BUNDLE, checkpoint_or_bundle};
 
 use crate::checkpoint::{Checkpoint, floats};
 use crate::data::normalise;
@@ -190,7 +192,7 @@ pub fn export(
     training.insert("config".to_owned(), toml::Value::Table(meta.config.clone()));
     // What finds faces does not depend on the encoder: a bundle that is replaced hands it on.
     let (mut finder, mut landmarks, mut files) = (None, None, BTreeMap::new());
-    if out.join("bundle.toml").is_file() {
+    if out.join(bundle::MANIFEST).is_file() {
         let (old, old_files) = Bundle::open(out)?.into_parts();
         (finder, landmarks, files) = (old.finder, old.landmarks, old_files);
     }

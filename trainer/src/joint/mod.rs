@@ -21,6 +21,7 @@ use crate::augment::{AugmentConfig, augment};
 use crate::checkpoint::{self, Checkpoint, FILE_NAME, Meta, StoreMark, average_tensors, model_tensors};
 use crate::data::{Batch, epoch_order, mix, normalise, prefetch_each};
 use crate::eval::{Judged, Lesson, Loaded, Taught, TaughtHead, checkpoint_head, load_side_px};
+use crate::export::{BUNDLE, checkpoint_or_bundle};
 use crate::files::name_of;
 use crate::nets::Phase;
 use crate::optim::{Optimizer, Schedule, named_parameters};
@@ -42,11 +43,12 @@ pub struct JointArgs {
     #[arg(long, required = true, value_name = "NAME=FOLDER", value_parser = named)]
     pub data: Vec<(String, PathBuf)>,
 
-    /// A run whose encoder is begun with
+    /// A run, or a bundle with a dense encoder, whose encoder is begun with
     #[arg(long)]
     pub init: Option<PathBuf>,
 
-    /// A run with a head of expressions, which the new one learns beside the labels; of several, the mean of their logits
+    /// A run or such a bundle with a head of expressions, which the new one learns beside the labels; of several, the mean of their
+    /// logits
     #[arg(long = "teacher", value_name = "TEACHER")]
     pub teachers: Vec<PathBuf>,
 
@@ -94,7 +96,7 @@ pub(crate) fn named(text: &str) -> Result<(String, PathBuf), String> {
 /// # Errors
 /// Names the setting, file or picture that stands in the way.
 pub fn run(args: &JointArgs) -> anyhow::Result<()> {
-    let init: Option<Checkpoint> = args.init.as_deref().map(Checkpoint::load).transpose()?;
+    let init = args.init.as_deref().map(checkpoint_or_bundle).transpose()?;
     let mut flags = toml::Table::new();
     if let Some(backbone) = args.backbone.or(init.as_ref().map(|init| init.meta.backbone)) {
         flags.insert("backbone".to_owned(), backbone.to_string().into());
@@ -123,12 +125,12 @@ pub fn run(args: &JointArgs) -> anyhow::Result<()> {
     )
 }
 
-/// The runs in these folders.
+/// The runs, or bundles, in these folders.
 ///
 /// # Errors
 /// Names the one that cannot be read.
 pub(crate) fn checkpoints(runs: &[PathBuf]) -> anyhow::Result<Vec<Checkpoint>> {
-    runs.iter().map(|run| Ok(Checkpoint::load(run)?)).collect()
+    runs.iter().map(|run| checkpoint_or_bundle(run)).collect()
 }
 
 /// What a run begins with.
@@ -400,6 +402,9 @@ impl<'a> Run<'a> {
                     }
                 }
             });
+            if init.meta.method == BUNDLE {
+                settle(&model.loaded, &sources[0], config.seed)?;
+            }
         }
         average.copy(&model);
         let steps_an_epoch = (sources[0].frames.len() / sources[0].batch) as i64;
@@ -696,6 +701,21 @@ impl<'a> Run<'a> {
         self.step = saved.meta.step;
         Ok(())
     }
+}
+
+/// Pictures by which an encoder out of a bundle learns anew what its maps are like.
+const SETTLED_BY: usize = 512;
+
+/// Has batch normalisation of an encoder out of a bundle know the statistics of views of the source's pictures.
+fn settle(loaded: &Loaded, source: &Learnt, seed: u64) -> anyhow::Result<()> {
+    let mut frames = epoch_order(&source.frames, seed, 0);
+    frames.truncate(SETTLED_BY);
+    let seeds: Vec<u64> = (0u64..).zip(&frames).map(|(i, _)| mix(seed, i)).collect();
+    let batch = Batch::load(&source.store, frames, load_side_px(loaded.side_px, &source.augment))?;
+    let pictures = batch.to_unit(loaded.vs.device());
+    let views = augment(&pictures, &batch.landmarks, &source.augment, i64::from(loaded.side_px), &seeds);
+    loaded.encoder.settle(&normalise(&views, loaded.mean, loaded.std));
+    Ok(())
 }
 
 /// What a checkpoint of `trainer joint` says that it is of.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use tch::{Device, Kind, TchError, Tensor, nn};
 
 use super::layers::{GlobalAvgPool, Layer, batch_norm, channels_last, fold_batch_norm};
-use super::{Phase, batch_normalised};
+use super::{NORM_EPS, Phase, batch_normalised};
 use crate::export::{GraphWriter, Value};
 
 /// Most stages of a shape, the stem among them.
@@ -93,6 +93,38 @@ impl Shape {
     /// Weights, exported.
     pub fn weights(&self) -> u64 {
         self.exported().map(|conv| ((conv.side * conv.side * conv.c_in + 1) * conv.c_out) as u64).sum()
+    }
+
+    /// The variables of an encoder of this shape whose folded convolutions, kernel and bias, are these: batch normalisation adds
+    /// the bias and does nothing else, until [`super::Encoder::settle`].
+    ///
+    /// # Errors
+    /// Tells where the convolutions are not those of the shape.
+    pub(crate) fn unfold(&self, folded: &[(Tensor, Tensor)]) -> Result<Vec<(String, Tensor)>, String> {
+        let expected: Vec<_> = self.exported().collect();
+        if folded.len() != expected.len() {
+            return Err(format!("it has {} convolutions, and {self} {}", folded.len(), expected.len()));
+        }
+        let mut variables = Vec::new();
+        for (i, (conv, (kernel, bias))) in expected.iter().zip(folded).enumerate() {
+            let Convolution { c_in, c_out, side, .. } = *conv;
+            if kernel.size() != [c_out, c_in, side, side] || bias.size() != [c_out] {
+                return Err(format!("its convolution {i} is {:?}, which {self} has not", kernel.size()));
+            }
+            // The stem's was made of one for lightness, in shares that sum to 1.
+            let kernel = match i {
+                0 => kernel.sum_dim_intlist(&[1i64][..], true, None),
+                _ => kernel.shallow_clone(),
+            };
+            variables.extend([
+                (format!("block{i}.kernel"), kernel),
+                (format!("block{i}.bn.weight"), bias.ones_like()),
+                (format!("block{i}.bn.bias"), bias.shallow_clone()),
+                (format!("block{i}.bn.running_mean"), bias.zeros_like()),
+                (format!("block{i}.bn.running_var"), bias.ones_like() - NORM_EPS),
+            ]);
+        }
+        Ok(variables)
     }
 
     pub(super) fn layers(&self, path: &nn::Path<'_>) -> Vec<Box<dyn Layer>> {
@@ -204,6 +236,25 @@ impl Layer for Block {
         let y = graph.conv(x, &kernel, &bias, self.stride, padding(&kernel))?;
         Ok(graph.relu(y))
     }
+
+    fn settle(&self, x: &Tensor) {
+        let y = convolve(x, &self.kernel(), self.stride);
+        let (variance, mean) = y.var_mean_dim(&[0i64, 2, 3][..], false, false);
+        let (scale, shift) = fold_batch_norm(&self.bn);
+        let shift = shift + &mean * &scale;
+        let scale = scale * (&variance + NORM_EPS).sqrt();
+        let parts = [
+            (Some(&self.bn.running_mean), mean),
+            (Some(&self.bn.running_var), variance),
+            (self.bn.ws.as_ref(), scale),
+            (self.bn.bs.as_ref(), shift),
+        ];
+        for (part, value) in parts {
+            if let Some(part) = part {
+                part.shallow_clone().copy_(&value);
+            }
+        }
+    }
 }
 
 /// What keeps a map's side where a kernel goes in steps of one: half the kernel.
@@ -243,6 +294,7 @@ fn convolve(x: &Tensor, kernel: &Tensor, stride: i64) -> Tensor {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::super::{Backbone, Encoder, Precision};
     use super::*;
 
     #[test]
@@ -267,6 +319,36 @@ mod tests {
                 assert!(error < 1e-2, "{side}: {error}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_settled_says_what_it_said_and_has_the_statistics_of_what_it_sees() {
+        tch::manual_seed(5);
+        let shape: Shape = "//8/16x2".parse().unwrap();
+        let random = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
+        let folded: Vec<_> = [[8, 3, 7, 7], [16, 8, 3, 3], [16, 16, 3, 3]]
+            .map(|size: [i64; 4]| (random(&size) * 0.2, random(&size[..1])))
+            .into();
+        let error = shape.unfold(&folded[..2]).unwrap_err();
+        assert!(error.contains("2 convolutions, and //8/16x2 3"), "{error}");
+        let built = || {
+            let vs = nn::VarStore::new(Device::Cpu);
+            let encoder = Backbone::Dense(shape).at(32).build(&vs.root());
+            for (name, value) in shape.unfold(&folded).unwrap() {
+                tch::no_grad(|| vs.variables()[&name].shallow_clone().copy_(&value));
+            }
+            (vs, encoder)
+        };
+        let crops = random(&[16, 3, 32, 32]);
+        let embed = |encoder: &Encoder, phase| encoder.forward(&crops, phase, Precision::F32);
+        let (_vs, settled) = built();
+        let before = embed(&settled, Phase::Eval);
+        let apart = |x: Tensor| ((x - &before).abs().max() / before.abs().max()).double_value(&[]);
+        let (_vs, unsettled) = built();
+        assert!(apart(embed(&unsettled, Phase::ALONE)) > 0.1);
+        settled.settle(&crops);
+        assert!(apart(embed(&settled, Phase::Eval)) < 1e-5);
+        assert!(apart(embed(&settled, Phase::ALONE)) < 1e-4);
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub trait Layer: Debug {
     /// # Errors
     /// Those of reading the weights.
     fn write(&self, graph: &mut GraphWriter, x: Value) -> Result<Value, TchError>;
+
+    /// Batch normalisation's statistics become those of `x`, its weights such that `forward(x, Phase::Eval)` stays what it was:
+    /// what was folded once can be trained again.
+    fn settle(&self, _x: &Tensor) {}
 }
 
 /// The same `[N,C,H,W]` tensor with its channels innermost in memory, the order that convolutions are fastest in.

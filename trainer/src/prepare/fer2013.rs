@@ -74,7 +74,7 @@ pub(super) fn read(session: &mut Session<'_>) -> anyhow::Result<()> {
     let rows = rows.into_iter().take_while(|_| !stop.load(Ordering::Relaxed));
     session.store_all(rows, || {
         let landmarker = bundle.as_ref().map(open_landmarker).transpose()?;
-        Ok(RowWorker { quality: args.quality, landmarker })
+        Ok(RowWorker { quality: args.quality(), landmarker })
     })
 }
 

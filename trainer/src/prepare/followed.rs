@@ -150,7 +150,7 @@ impl<'a> FaceReader<'a> {
             faces.any_seen = true;
             if size_px < args.min_face_px {
                 faces.too_small(size_px);
-            } else if let Some(stored) = cut(frame, face, aligner, crop, args.quality, known)? {
+            } else if let Some(stored) = cut(frame, face, aligner, crop, args.quality(), known)? {
                 faces.push(face.id, centrality(face, frame), stored);
             }
         }

@@ -206,9 +206,10 @@ pub struct PrepareArgs {
     #[arg(long, value_name = "I/N")]
     pub shard: Option<Shard>,
 
-    /// Quality of JPEGs that have to be encoded, 1 to 100; pictures that are JPEG already are kept as they are
-    #[arg(long, default_value_t = 95, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub quality: u8,
+    /// Quality of JPEGs that have to be encoded, 1 to 100; pictures that are JPEG already are kept as they are [default: 95; layout
+    /// fer2013, of so few pixels: 100]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub quality: Option<u8>,
 
     /// Share of the identities that go to validation, of the training part where the data set has a test part (not for
     /// fer2013); the choice follows from their names alone. A picture of nobody in particular is an identity of its own
@@ -252,7 +253,7 @@ impl PrepareArgs {
             min_face_px: 48.0,
             min_seconds: None,
             shard: None,
-            quality: 95,
+            quality: None,
             val_share: 0.1,
             commit_every: 20_000,
         }
@@ -261,6 +262,10 @@ impl PrepareArgs {
     /// Frames a second of the source (layout frames), or to take (layout videos). SSLFER takes about 4.
     fn fps(&self) -> f64 {
         self.fps.unwrap_or(if self.layout == Layout::Videos { 4.0 } else { 25.0 })
+    }
+
+    fn quality(&self) -> u8 {
+        self.quality.unwrap_or(if self.layout == Layout::Fer2013 { 100 } else { 95 })
     }
 
     fn min_secs(&self) -> f64 {

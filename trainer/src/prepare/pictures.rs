@@ -238,7 +238,7 @@ impl<'a> PieceWorker<'a> {
         marks.check()?;
         let (frame, bytes) = read(&picture.path).map_err(|error| Refusal::file(&error))?;
         part.frames_read += 1;
-        let quality = self.args.quality;
+        let quality = self.args.quality();
         let (frame, jpeg, to_stored) = match marks.to_stored(self.aligner.as_ref(), self.args.side_px)? {
             None => {
                 let jpeg = keep(&frame, bytes, quality).map_err(|error| Refusal::file(&error))?;
@@ -266,7 +266,7 @@ impl<'a> PieceWorker<'a> {
         let to_frame = to_crop.invert().context("the crop is empty")?;
         self.crop.resize(Frame::byte_len(side_px, side_px)?, 0);
         align::sample(frame, &to_frame, side_px, &mut self.crop);
-        let jpeg = encode_jpeg(&self.crop, side_px, side_px, 3, self.args.quality)?;
+        let jpeg = encode_jpeg(&self.crop, side_px, side_px, 3, self.args.quality())?;
         Ok((Frame::new(side_px, side_px, self.crop.clone())?, jpeg))
     }
 }
