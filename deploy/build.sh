@@ -11,7 +11,7 @@
 #   semblance-VERSION-ARCH.oci.tar         container image (edge and calib, without ffmpeg): podman load, docker load, skopeo
 #
 # and SHA256SUMS. Needed, on Debian or Ubuntu: Rust, and apt-get install -y build-essential libclang-dev python3-pip xz-utils
-# umoci mmdebstrap (the last two for images). zig, which links against an old glibc whatever the machine has, is fetched once into
+# umoci mmdebstrap debian-archive-keyring (the last three for images). zig, which links against an old glibc whatever the machine has, is fetched once into
 # target/zig. What is packed has the time of the last commit, so that one machine makes the same packages of the same commit twice. Who passes packages on
 # has to pass on the licences of what is linked in: deploy/release.sh collects them, and calls this script with --licenses.
 set -euo pipefail
@@ -68,11 +68,15 @@ again() {
     fail "three times in vain: $*"
 }
 need() { command -v "$1" > /dev/null || fail "there is no $1: apt-get install -y $2"; }
+need cargo "rustup, or see https://rustup.rs"
+need cc build-essential
 need dpkg-deb dpkg
 need xz xz-utils
+python3 -m pip --version > /dev/null 2>&1 || fail "there is no pip for python3: apt-get install -y python3-pip"
 if [ $images = yes ]; then
     need umoci umoci
     need mmdebstrap mmdebstrap
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || fail "there are no keys of Debian's: apt-get install -y debian-archive-keyring"
 fi
 
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
@@ -92,7 +96,7 @@ pack() {
 zig=$target/zig
 if [ "$(cat "$zig/stamp" 2> /dev/null)" != "$ZIG $ZIGBUILD" ]; then
     rm -rf "$zig"
-    again python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --target "$zig" "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD"
+    PIP_ROOT_USER_ACTION=ignore again python3 -m pip install -q --disable-pip-version-check --target "$zig" "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD"
     echo "$ZIG $ZIGBUILD" > "$zig/stamp"
 fi
 export PATH=$zig/bin:$PATH CARGO_ZIGBUILD_ZIG_PATH=$zig/ziglang/zig
@@ -127,7 +131,8 @@ for arch in "${archs[@]}"; do
 
     install -d "$root/usr/bin" "$root/usr/lib/systemd/system" "$root/usr/share/doc/semblance" "$root/usr/share/semblance"
     install -m 755 "$programs/edge" "$programs/calib" "$root/usr/bin/"
-    cp -r models "$root/usr/share/semblance/models"
+    install -d "$root/usr/share/semblance/models"
+    cp -r models/default models/small "$root/usr/share/semblance/models/"
     cp -r "$share/." "$root/usr/share/"
     find "$root/usr/share/man" -name '*.1' -exec gzip -9n {} +
     install -m 644 deploy/systemd/semblance-edge.service "$root/usr/lib/systemd/system/"
@@ -139,7 +144,7 @@ for arch in "${archs[@]}"; do
     rm -rf "$plain"
     install -d "$plain"
     install -m 755 "$root/usr/bin/edge" "$root/usr/bin/calib" "$plain/"
-    cp -r models "$plain/models"
+    cp -r "$root/usr/share/semblance/models" "$plain/models"
     cp README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE deploy/INSTALL.md ${licenses:+"$licenses"} "$plain/"
     chmod -R u=rwX,go=rX "$root" "$plain"
     pack "$work" "semblance-$version-$arch" | gzip -9n > "$out/semblance-$version-$arch-linux.tar.gz"
@@ -161,7 +166,7 @@ for arch in "${archs[@]}"; do
 
     [ $images = yes ] || continue
     echo "== $arch: image"
-    # What the programs are linked to, of Debian stable for that architecture, unpacked: nothing of it runs here.
+    # What the programs are linked to, of Debian 12 for that architecture, unpacked: nothing of it runs here.
     libraries=$work/$arch.libraries.tar
     rm -rf "$work/$arch.libraries"
     again mmdebstrap -q --variant=extract --architectures="$debian" --include=libc6 --format=tar bookworm "$libraries"
@@ -169,15 +174,20 @@ for arch in "${archs[@]}"; do
     tar -C "$work/$arch.libraries" --exclude './dev/*' --no-same-owner -xf "$libraries"
     cp -a "$work/$arch.libraries"/lib* "$image_root/"
     cp -a "$work/$arch.libraries/usr/lib" "$image_root/usr/"
+    for library in libc6 libgcc-s1 gcc-12-base; do
+        install -D -m 644 "$work/$arch.libraries/usr/share/doc/$library/copyright" "$image_root/usr/share/doc/$library/copyright"
+    done
     # Any user may write there, so that whoever the image is run as can keep profiles and the token in a volume.
     install -d -m 1777 "$image_root/state"
     find "$image_root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
     oci=$work/$arch.oci
     rm -rf "$oci"
+    # With the host in it, or what loads the image looks for it at a registry of strangers.
+    name=localhost/semblance:$version
     umoci init --layout "$oci"
-    umoci new --image "$oci:$version"
-    umoci insert --rootless --image "$oci:$version" "$image_root" / > /dev/null
-    umoci config --image "$oci:$version" --architecture "$debian" --os linux --created "$(date -u -d "@$SOURCE_DATE_EPOCH" +%FT%TZ)" \
+    umoci new --image "$oci:$name"
+    umoci insert --rootless --image "$oci:$name" "$image_root" / > /dev/null
+    umoci config --image "$oci:$name" --architecture "$debian" --os linux --created "$(date -u -d "@$SOURCE_DATE_EPOCH" +%FT%TZ)" \
         --config.user 65532:44 --config.env SEMBLANCE_STATE_DIR=/state --config.volume /state --config.exposedports 8017/tcp \
         --config.entrypoint /usr/bin/edge --config.cmd run \
         --config.label org.opencontainers.image.title=semblance --config.label "org.opencontainers.image.version=$version" \
@@ -186,5 +196,5 @@ for arch in "${archs[@]}"; do
     pack "$oci" . > "$out/semblance-$version-$arch.oci.tar"
 done
 
-(cd "$out" && sha256sum semblance* > SHA256SUMS)
+(cd "$out" && sha256sum "semblance-$version"* "semblance_$version"* > SHA256SUMS)
 ls -l "$out"

@@ -36,10 +36,12 @@ if git rev-parse -q --verify "refs/tags/v$version" > /dev/null; then
     fail "v$version is tagged already: raise the version in Cargo.toml"
 fi
 
-tool() { # CRATE VERSION
-    [ -x "$tools/bin/$1" ] && [ "$(cat "$tools/$1.version" 2> /dev/null)" = "$2" ] && return
-    cargo install -q --locked --root "$tools" --target-dir "$tools/target" --force "$1@$2"
-    echo "$2" > "$tools/$1.version"
+tool() { # CRATE VERSION [OPTION OF cargo install]...
+    local crate=$1 version=$2
+    [ -x "$tools/bin/$crate" ] && [ "$(cat "$tools/$crate.version" 2> /dev/null)" = "$version" ] && return
+    cargo install -q --locked --root "$tools" --target-dir "$tools/target" --force "${@:3}" "$crate@$version"
+    [ -x "$tools/bin/$crate" ] || fail "cargo install $crate@$version has made no program"
+    echo "$version" > "$tools/$crate.version"
 }
 tool cargo-deny 0.20.2
 export PATH=$tools/bin:$PATH
@@ -48,18 +50,18 @@ cargo deny --locked --log-level error check
 echo "$version can be released"
 [ -z "$check" ] || exit 0
 
-tool cargo-about 0.9.3
+tool cargo-about 0.9.3 --features cli
 tool cargo-cyclonedx 0.5.9
 rm -rf dist
 mkdir -p dist "$target/package"
 cargo about generate --locked --fail -m edge/Cargo.toml -c deploy/about.toml deploy/about.hbs > "$target/package/LICENSES.html"
 deploy/build.sh --licenses "$target/package/LICENSES.html"
+# It writes one beside the manifest of every crate of the workspace.
+cargo cyclonedx --format json --describe crate
 for program in edge calib; do
-    # It writes one beside the manifest of every crate of the workspace.
-    cargo cyclonedx --manifest-path "$program/Cargo.toml" --format json --describe crate --override-filename sbom
-    mv "$program/sbom.json" "dist/semblance-$version-$program.cdx.json"
-    rm -f ./*/sbom.json
+    mv "$program/semblance-$program.cdx.json" "dist/semblance-$version-$program.cdx.json"
 done
+git clean -q -f -- '*.cdx.json'
 echo "$notes" > dist/NOTES.md
 (cd dist && rm -f SHA256SUMS && sums=$(sha256sum -- *) && echo "$sums" > SHA256SUMS)
 ls -l dist

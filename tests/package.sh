@@ -11,6 +11,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 edge=${1:-$target/debug/edge}
 out=$target/package/tested
 [ -x "$edge" ] && [ -x "$(dirname "$edge")/calib" ] || { echo "FAILED: there is no $edge, or no calib beside it: cargo build"; exit 1; }
+[ -x "$(dirname "$edge")/examples/camera_rig" ] || { echo "FAILED: there is no examples/camera_rig beside $edge: cargo build --examples"; exit 1; }
 
 if command -v rustup > /dev/null && ! rustup -q target add aarch64-unknown-linux-gnu; then
     echo "SKIPPED: Rust for 64-bit Arm cannot be fetched, so no package is made"
@@ -57,18 +58,28 @@ qemu=$target/vm/qemu-user/usr/bin/qemu-aarch64-static
 if [ -z "$images" ] && [ ! -x "$qemu" ]; then
     echo "SKIPPED: the emulator cannot be fetched, so the image is not run"
 elif [ -z "$images" ]; then
-    # What a container would see, run by the emulator that tests/vm/arm64.sh has fetched.
+    # What a container would see; the emulator is the one that tests/vm/arm64.sh has fetched.
     image=$target/package/image
     rm -rf "$image"
     mkdir -p "$image"
     tar -C "$image" -xf "$out"/semblance-*-aarch64.oci.tar
     umoci unpack --rootless --image "$image:$(umoci ls --layout "$image")" "$image/bundle" > /dev/null
-    "$qemu" -L "$image/bundle/rootfs" "$image/bundle/rootfs/usr/bin/edge" --version
-    python3 - "$image/bundle/config.json" << 'END'
-import json, sys
-process = json.load(open(sys.argv[1]))["process"]
+    rootfs=$image/bundle/rootfs
+    python3 - "$image" << 'END'
+import json, os, re, sys
+image = sys.argv[1]
+annotations = json.load(open(f"{image}/index.json"))["manifests"][0]["annotations"]
+name = annotations["org.opencontainers.image.ref.name"]
+assert re.fullmatch(r"localhost/semblance:[0-9.]+", name), name
+process = json.load(open(f"{image}/bundle/config.json"))["process"]
 assert process["args"] == ["/usr/bin/edge", "run"], process["args"]
 assert process["user"]["uid"] == 65532, process["user"]
-print("ok  the image runs", *process["args"], "as user", process["user"]["uid"])
+assert "SEMBLANCE_STATE_DIR=/state" in process["env"], process["env"]
+assert os.stat(f"{image}/bundle/rootfs/state").st_mode & 0o1777 == 0o1777
+print("ok ", name, "runs", *process["args"], "as user", process["user"]["uid"])
 END
+    # Its own programs, libraries and models, on the pictures that tests/vm/arm64.sh has left.
+    SEMBLANCE_BUNDLE=$rootfs/usr/share/semblance/models/default "$qemu" -L "$rootfs" "$rootfs/usr/bin/edge" run \
+        --source "$target/vm/arm64/pictures" > "$image/predictions.jsonl"
+    python3 tests/vm/compare.py "$target/vm/arm64/predictions/default.amd64.jsonl" "$image/predictions.jsonl"
 fi

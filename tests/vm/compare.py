@@ -30,6 +30,8 @@ if len(here) < 20 or frames[0] != frames[1]:
     sys.exit(f"BAD frames with a face: {frames[0]} here, {frames[1]} there")
 worst = {"p": 0.0, "box and pose": 0.0}
 for one, other in zip(here, there):
+    if one["expression"]["label"] != other["expression"]["label"]:
+        sys.exit(f"BAD expression: {one['expression']['label']} here, {other['expression']['label']} there")
     one, other = dict(numbers(one)), dict(numbers(other))
     if one.keys() != other.keys():
         sys.exit(f"BAD fields: {sorted(one.keys() ^ other.keys())}")

@@ -37,9 +37,17 @@ depends() { apt apt-cache "$guest" depends "$1" 2> /dev/null | sed -n "s/^ *Depe
 closure() { apt apt-get "$1" -s --no-install-recommends install "${@:2}" 2> /dev/null | awk '/^Inst/ { print $2 }'; }
 
 # unpack ARCH FOLDER PACKAGES..: unless the folder was made from the same ones. What dpkg would know of them is in FOLDER.status.
+# One at a time: two tests may want the same folder.
 unpack() {
-    local arch=$1 folder=$2 stamp=$2.packages try
+    local arch=$1 folder=$2 stamp=$2.packages try locked
     shift 2
+    mkdir -p "$(dirname "$folder")"
+    exec {locked}> "$folder.lock"
+    flock "$locked"
+    unpack_alone "$@"
+    exec {locked}>&-
+}
+unpack_alone() {
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$*" ]; then return; fi
     rm -rf "$folder" "$folder.debs" "$stamp" "$folder.status"
     mkdir -p "$folder" "$folder.debs"

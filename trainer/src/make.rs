@@ -12,9 +12,9 @@ use serde::Deserialize;
 use crate::checkpoint::{Checkpoint, FILE_NAME};
 use crate::data::Clips;
 use crate::eval::{Beside, CardFigures, Loaded, Report, bundle_report, encoder_probe};
-use crate::export::{checkpoint_or_bundle, export, put_face_nets, put_neutral};
+use crate::export::{checkpoint_or_bundle, export, publish, put_face_nets, put_neutral};
 use crate::joint::{self, JointConfig, Origins, joint};
-use crate::prepare::{self, Layout, PrepareArgs};
+use crate::prepare::{self, Layout, PrepareArgs, Reports};
 use crate::pretrain::{self, PretrainConfig, pretrain};
 use crate::store::{Split, Store};
 use crate::{config, interrupt};
@@ -131,29 +131,43 @@ pub fn make(args: &MakeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     let out = args.work.join("joint");
     eprintln!("encoder and heads in {}", out.display());
     let place = joint::Place { out: &out, resume: out.join(FILE_NAME).exists() };
-    joint(&recipe.joint, &data, Origins { init: init.as_ref(), teachers: &teachers }, place, stop)?;
+    joint(&recipe.joint, &data, Origins { init: init.as_ref(), teachers: &teachers }, place, stop)
+        .with_context(|| match place.resume {
+            true => format!("going on in {}; to begin anew, name another --work", out.display()),
+            false => out.display().to_string(),
+        })?;
     if stopped() {
         return Ok(());
     }
     let beside = Beside { landmarker: Some(landmarker), stores: &judged };
     let figures = CardFigures::measure(&Checkpoint::load(&out)?, &store, Split::Test, beside)?;
     let card = model_card(&recipe, &probes, &figures)?;
-    let difference = export(&out, &args.out, &recipe.name, scores(&probes, &figures), Some(card))?;
+    // What is there stays until the new one is whole and says what it said in training.
+    let made = args.work.join("bundle");
+    if made.exists() {
+        std::fs::remove_dir_all(&made).with_context(|| made.display().to_string())?;
+    }
+    let difference = export(&out, &made, &recipe.name, scores(&probes, &figures), Some(card))?;
     eprintln!("exported; max abs difference between tract and the trainer {difference:.1e}");
-    put_face_nets(&args.bundle, &args.out)?;
-    put_neutral(&store, &args.out)?;
-    let shipped = bundle_report(&Bundle::open(&args.out)?, &store, Split::Test)?;
+    let theirs = Bundle::open(&args.out).is_ok_and(|bundle| bundle.landmarks_onnx().is_some());
+    put_face_nets(if theirs { &args.out } else { &args.bundle }, &made)?;
+    put_neutral(&store, &made)?;
+    let shipped = bundle_report(&Bundle::open(&made)?, &store, Split::Test)?;
     ensure!(
         (shipped.accuracy - figures.report.accuracy).abs() < 1e-3,
         "the bundle scores {:.4}, but the trainer {:.4}",
         shipped.accuracy,
         figures.report.accuracy
     );
+    publish(&made, &args.out)?;
     println!("{shipped}");
     Ok(())
 }
 
-/// The data set's store. A stop waits until it is whole: of a part of one nobody could tell later that it is one.
+/// The data set's store, made where it is not there yet. A stop waits until it is whole.
+///
+/// # Errors
+/// Names the data set or the store, as one that was cut off.
 fn prepared(args: &MakeArgs, layout: Layout) -> anyhow::Result<Store> {
     let out = args.work.join("store");
     if !out.exists() {
@@ -161,6 +175,8 @@ fn prepared(args: &MakeArgs, layout: Layout) -> anyhow::Result<Store> {
         let args = PrepareArgs::new(layout, args.src.clone(), out.clone());
         prepare::prepare(&args, &AtomicBool::new(false))?;
     }
+    let whole = Reports::load(&out)?.runs.last().is_some_and(|run| run.finished);
+    ensure!(whole, "{}: this store was not finished: remove it, and it is made again", out.display());
     Ok(Store::open(&out)?)
 }
 

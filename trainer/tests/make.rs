@@ -14,6 +14,7 @@ use semblance_calib::{HeadKind, Heads};
 use semblance_face::Bundle;
 use semblance_face::labels::ACTION_UNITS;
 use semblance_trainer::config::layered;
+use semblance_trainer::joint::JointConfig;
 use semblance_trainer::make::{MakeArgs, Recipe, make};
 use semblance_trainer::prepare::Layout;
 
@@ -150,9 +151,16 @@ fn a_recipe_becomes_a_bundle_whose_card_and_manifest_have_its_scores() {
     fs::remove_file(at("fer.npz")).unwrap();
     make(&args, &AtomicBool::new(false)).unwrap();
     assert_eq!(fs::read(at("bundle/encoder.onnx")).unwrap(), before);
-    let taught = MakeArgs { teachers: vec![at("work/joint").into()], ..args };
+    let taught = MakeArgs { teachers: vec![at("work/joint").into()], ..args.clone() };
     let error = format!("{:#}", make(&taught, &AtomicBool::new(false)).unwrap_err());
-    assert!(error.contains("none as its teacher 1"), "{error}");
+    assert!(error.contains("none as its teacher 1") && error.contains("another --work"), "{error}");
+    // Nor from a part of the data.
+    let report = at("work/store/prepare-report.json");
+    let told = fs::read_to_string(&report).unwrap();
+    fs::write(&report, told.replace("\"finished\": true", "\"finished\": false")).unwrap();
+    let error = format!("{:#}", make(&args, &AtomicBool::new(false)).unwrap_err());
+    assert!(error.contains("work/store: this store was not finished"), "{error}");
+    assert_eq!(fs::read(at("bundle/encoder.onnx")).unwrap(), before);
 }
 
 #[test]
@@ -166,4 +174,7 @@ fn the_recipes_of_the_shipped_bundles_are_valid() {
         // The card is about what is trained.
         assert!(recipe.card.contains(&format!("`{}`", recipe.joint.backbone)), "{name}");
     }
+    // What comes before `default` is `trainer joint` by hand.
+    let heads = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/heads.toml");
+    layered::<JointConfig>(Some(&heads), toml::Table::new()).unwrap().check().unwrap();
 }

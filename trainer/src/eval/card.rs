@@ -275,7 +275,7 @@ impl fmt::Display for CardFigures {
         if let Some(units) = &self.units {
             writeln!(
                 f,
-                "\nAction units against the pseudo-labels of the test split:\n\n```text\n{units}\n```"
+                "\nAction units against what the test split is labelled with:\n\n```text\n{units}\n```"
             )?;
         }
         let Some([valence, arousal]) = self.order() else { return Ok(()) };

@@ -155,6 +155,20 @@ pub fn put_face_nets(from: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(Bundle::write(out, manifest, &files, &CARDS)?)
 }
 
+/// Replaces the bundle at `out`, if there is one, by that at `from`, cards and all.
+///
+/// # Errors
+/// Where one cannot be read, or the other not be written; what is at `out` is as it was then.
+pub fn publish(from: &Path, out: &Path) -> anyhow::Result<()> {
+    let (manifest, mut files) = Bundle::open(from)?.into_parts();
+    for card in CARDS {
+        if let Ok(text) = std::fs::read(from.join(card)) {
+            files.insert(card.to_owned(), text);
+        }
+    }
+    Ok(Bundle::write(out, manifest, &files, &CARDS)?)
+}
+
 /// Writes the bundle and returns the largest absolute difference between tract's embeddings and the trainer's.
 /// `scores` are added to those that the checkpoint has; `card` replaces the model card.
 ///

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use prost::Message;
 use semblance_calib::{HeadKind, Heads};
 use semblance_face::Bundle;
-use semblance_face::bundle::MANIFEST;
+use semblance_face::bundle::{MANIFEST, sha256_hex};
 use tch::Tensor;
 use tract_onnx::pb;
 
@@ -71,7 +71,8 @@ fn unfold(bundle: &Bundle) -> anyhow::Result<Checkpoint> {
             meta.labels = head.labels().to_vec();
         }
     }
-    Ok(Checkpoint::of(bundle.dir().to_owned(), entry.file.sha256.clone(), meta, variables))
+    let both = [bundle.encoder_onnx(), bundle.heads_safetensors()].concat();
+    Ok(Checkpoint::of(bundle.dir().to_owned(), sha256_hex(&both), meta, variables))
 }
 
 /// Kernel and bias of every convolution, in the order in which they are computed.

@@ -104,6 +104,10 @@ pub fn run(args: &JointArgs) -> anyhow::Result<()> {
     if let Some(side_px) = args.side_px.or(init.as_ref().map(|init| init.meta.side_px)) {
         flags.insert("side_px".to_owned(), i64::from(side_px).into());
     }
+    if let Some(init) = &init {
+        flags.insert("mean".to_owned(), toml::Value::try_from(init.meta.mean)?);
+        flags.insert("std".to_owned(), toml::Value::try_from(init.meta.std)?);
+    }
     if let Some(epochs) = args.epochs {
         flags.insert("epochs".to_owned(), epochs.into());
     }

@@ -1,5 +1,5 @@
 //! Encoders for devices: a few dense 3x3 convolutions, one after another, which tract computes at its best rate and which
-//! bfloat16 trains at its best rate. They see lightness alone: the expressions that are learnt from have no colour, and
+//! train at that of the processor. They see lightness alone: the expressions that are learnt from have no colour, and
 //! colour tells more of the lamp and the camera than of a face.
 
 use std::fmt;
