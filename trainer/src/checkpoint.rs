@@ -203,9 +203,7 @@ impl<M: DeserializeOwned> Checkpoint<M> {
                 return Err(malformed(format!("tensor '{name}' is {:?}, not F32", view.dtype())));
             }
             let shape: Vec<i64> = view.shape().iter().map(|&d| d as i64).collect();
-            let (fours, _) = view.data().as_chunks::<4>();
-            let values: Vec<f32> = fours.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            tensors.insert(name, Tensor::from_slice(&values).reshape(shape));
+            tensors.insert(name, Tensor::from_slice(&floats_of(view.data())).reshape(shape));
         }
         Ok(Self { path, sha256: sha256_hex(bytes), meta, tensors })
     }
@@ -291,6 +289,12 @@ impl Floats {
         let shape = tensor.size().iter().map(|&d| d as usize).collect();
         Ok(Self { shape, bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect() })
     }
+}
+
+/// The values of little-endian f32, as files hold them; bytes at the end that make no whole value are left out.
+pub(crate) fn floats_of(bytes: &[u8]) -> Vec<f32> {
+    let (fours, _) = bytes.as_chunks::<4>();
+    fours.iter().map(|four| f32::from_le_bytes(*four)).collect()
 }
 
 /// The tensor's values in row-major order.

@@ -149,7 +149,8 @@ pub fn make(args: &MakeArgs, stop: &AtomicBool) -> anyhow::Result<()> {
     }
     let difference = export(&out, &made, &recipe.name, scores(&probes, &figures), Some(card))?;
     eprintln!("exported; max abs difference between tract and the trainer {difference:.1e}");
-    let theirs = Bundle::open(&args.out).is_ok_and(|bundle| bundle.landmarks_onnx().is_some());
+    let theirs = Bundle::open(&args.out)
+        .is_ok_and(|bundle| bundle.finder_onnx().is_some() && bundle.landmarks_onnx().is_some());
     put_face_nets(if theirs { &args.out } else { &args.bundle }, &made)?;
     put_neutral(&store, &made)?;
     let shipped = bundle_report(&Bundle::open(&made)?, &store, Split::Test)?;

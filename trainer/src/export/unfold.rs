@@ -10,7 +10,7 @@ use semblance_face::bundle::{MANIFEST, sha256_hex};
 use tch::Tensor;
 use tract_onnx::pb;
 
-use crate::checkpoint::{self, Checkpoint, Meta};
+use crate::checkpoint::{self, Checkpoint, Meta, floats_of};
 use crate::eval::TaughtHead;
 use crate::nets::Backbone;
 
@@ -81,9 +81,7 @@ fn convolutions(onnx: &[u8]) -> anyhow::Result<Vec<(Tensor, Tensor)>> {
     let weight = |name: Option<&String>| -> anyhow::Result<Tensor> {
         let weight = graph.initializer.iter().find(|weight| Some(&weight.name) == name);
         let weight = weight.context("a convolution of the encoder lacks a weight")?;
-        let (fours, _) = weight.raw_data.as_chunks::<4>();
-        let values: Vec<f32> = fours.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-        Ok(Tensor::from_slice(&values).f_reshape(weight.dims.as_slice())?)
+        Ok(Tensor::from_slice(&floats_of(&weight.raw_data)).f_reshape(weight.dims.as_slice())?)
     };
     let convolutions = graph.node.iter().filter(|node| node.op_type == "Conv");
     convolutions.map(|node| Ok((weight(node.input.get(1))?, weight(node.input.get(2))?))).collect()

@@ -201,8 +201,9 @@ impl Precision {
 }
 
 /// Whether this processor, by what Linux says of it, multiplies in bf16 faster than in f32: by tiles (AMX), or by AVX-512 in AMD's
-/// hands, which by AMD's tables does twice as much at a time (not measured here). Intel's AVX-512 does no more at a time in bf16 than in f32, and converting costs: of ResNet-18 at 112 px it trained 51
-/// images/s against 62, of `edge` at 64 px 327 against 371 (`trainer bench`).
+/// hands, which by AMD's tables does twice as much at a time (not measured here). Intel's AVX-512 does no more at a time in bf16
+/// than in f32, and converting costs: of ResNet-18 at 112 px it trained 51 images/s against 62, of `edge` at 64 px 327 against
+/// 371 (`trainer bench`).
 fn cpu_has_fast_bf16() -> bool {
     static FAST: LazyLock<bool> = LazyLock::new(|| {
         let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
