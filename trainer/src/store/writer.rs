@@ -34,7 +34,7 @@ pub struct StoreWriter {
     /// The last shard, at its known end.
     shard: Option<File>,
     /// Held locked for as long as the writer lives.
-    _lock: File,
+    lock: Lock,
 }
 
 impl StoreWriter {
@@ -62,7 +62,7 @@ impl StoreWriter {
         Ok(Self::new(dir, lock, header, columns))
     }
 
-    fn new(dir: &Path, lock: File, header: Header, columns: Columns) -> Self {
+    fn new(dir: &Path, lock: Lock, header: Header, columns: Columns) -> Self {
         let identities = header.identities.iter().cloned().zip(0..).collect();
         let mut videos = vec![HashSet::new(); header.identities.len()];
         for video in &header.videos {
@@ -76,7 +76,7 @@ impl StoreWriter {
             identities,
             videos,
             shard: None,
-            _lock: lock,
+            lock,
         }
     }
 
@@ -298,7 +298,18 @@ fn open_shard(path: &Path, offset: u64) -> Result<File, StoreError> {
     open().map_err(StoreError::io(path))
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
+/// The file that says that a store is being written to, locked.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    /// Closing the file alone would leave it locked for as long as a program that another thread is just starting holds a copy.
+    fn drop(&mut self) {
+        let _ = FileExt::unlock(&self.0);
+    }
+}
+
+fn lock(dir: &Path) -> Result<Lock, StoreError> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new()
         .create(true)
@@ -307,8 +318,25 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .open(&path)
         .map_err(StoreError::io(&path))?;
     match FileExt::try_lock(&file) {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked { path: dir.to_owned() }),
         Err(TryLockError::Error(source)) => Err(StoreError::Io { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_store_is_free_once_its_writer_is_gone_though_a_copy_of_the_lock_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = StoreWriter::create(dir.path()).unwrap();
+        let copy = writer.lock.0.try_clone().unwrap();
+        assert!(matches!(StoreWriter::create(dir.path()), Err(StoreError::Locked { .. })));
+        drop(writer);
+        StoreWriter::create(dir.path()).unwrap();
+        drop(copy);
     }
 }
