@@ -22,6 +22,10 @@ pub enum Rule {
     /// Layer-wise adaptive rates (You et al. 2017) over momentum 0.9. Biases and batch normalisation, tensors of at
     /// most one dimension, are neither adapted nor decayed, as BYOL (Grill et al. 2020, appendix F.3) has it.
     Lars,
+    /// Muon (Jordan et al. 2024) for kernels of convolutions: Nesterov momentum 0.95, made orthogonal by five Newton-Schulz
+    /// iterations, so that a step goes equally far in every direction, and scaled to AdamW's usual step (Liu et al. 2025,
+    /// equation 4). All else is moved as by [`Rule::AdamW`], at the same rate and decay.
+    Muon,
 }
 
 impl Rule {
@@ -30,6 +34,8 @@ impl Rule {
         match self {
             Self::Adam | Self::AdamW => &["adam.first", "adam.second"],
             Self::Sgd | Self::Lars => &["sgd.momentum"],
+            // A kernel's momentum is its first; it has no second, which stays zero.
+            Self::Muon => &["muon.first", "muon.second"],
         }
     }
 }
@@ -39,6 +45,12 @@ pub const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const ADAM_EPS: f64 = 1e-8;
 const MOMENTUM: f64 = 0.9;
+const MUON_MOMENTUM: f64 = 0.95;
+/// Coefficients of `x`, `x^3` and `x^5` in Muon's iteration, which takes singular values of 0.01 to 1 to about 0.7 to 1.2 in five.
+const NEWTON_SCHULZ: [f64; 3] = [3.4445, -4.7750, 2.0315];
+const NEWTON_SCHULZ_STEPS: usize = 5;
+/// Root mean square of AdamW's usual step at a rate of 1.
+const ADAM_RMS: f64 = 0.2;
 /// LARS's trust coefficient, as SimCLR and BYOL have it.
 const TRUST: f64 = 1e-3;
 
@@ -104,9 +116,12 @@ impl Optimizer {
                     self.steps[i] += 1;
                     match self.rule {
                         Rule::Adam => self.adam(i, gradient, lr, self.weight_decay),
-                        Rule::AdamW => {
+                        Rule::AdamW | Rule::Muon => {
                             self.parameters[i].1 *= 1.0 - lr * self.weight_decay;
-                            self.adam(i, gradient, lr, 0.0);
+                            match self.rule {
+                                Rule::Muon if gradient.dim() == 4 => self.muon(i, &gradient, lr),
+                                _ => self.adam(i, gradient, lr, 0.0),
+                            }
                         }
                         Rule::Sgd => {
                             let gradient = self.decayed(i, gradient, self.weight_decay);
@@ -140,6 +155,16 @@ impl Optimizer {
         let _ = second[i].addcmul_(&(&gradient * (1.0 - BETA2)), &gradient);
         let denominator = second[i].sqrt() / correct2.sqrt() + ADAM_EPS;
         let _ = self.parameters[i].1.addcdiv_(&(&first[i] * (-lr / correct1)), &denominator);
+    }
+
+    fn muon(&mut self, i: usize, gradient: &Tensor, lr: f64) {
+        let momentum = &mut self.slots[0][i];
+        let _ = momentum.lerp_(gradient, 1.0 - MUON_MOMENTUM);
+        let ahead = gradient.lerp(momentum, MUON_MOMENTUM);
+        let matrix = ahead.flatten(1, -1);
+        let longest = matrix.size().into_iter().max().unwrap_or(1) as f64;
+        let step = orthogonal(&matrix).view_as(gradient) * (lr * ADAM_RMS * longest.sqrt());
+        self.parameters[i].1 -= step;
     }
 
     /// The decayed gradient, scaled to a share of the weights' own norm.
@@ -194,6 +219,20 @@ impl Optimizer {
     }
 }
 
+/// A matrix with the singular vectors of this one, `[M,N]`, and singular values near 1; zero where it is zero.
+fn orthogonal(matrix: &Tensor) -> Tensor {
+    let [a, b, c] = NEWTON_SCHULZ;
+    let tall = matrix.size()[0] > matrix.size()[1];
+    let wide = if tall { matrix.tr() } else { matrix.shallow_clone() };
+    let mut x = &wide / (wide.norm() + 1e-7);
+    for _ in 0..NEWTON_SCHULZ_STEPS {
+        let square = x.matmul(&x.tr());
+        let polynomial = &square * b + square.matmul(&square) * c;
+        x = &x * a + polynomial.matmul(&x);
+    }
+    if tall { x.tr() } else { x }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -226,6 +265,7 @@ mod tests {
                         let (mh, vh) = (m[i] / (1.0 - 0.9f64.powi(t)), v[i] / (1.0 - 0.999f64.powi(t)));
                         p[i] -= LR * mh / (vh.sqrt() + 1e-8);
                     }
+                    Rule::Muon => unreachable!("has a test of its own"),
                     Rule::Sgd | Rule::Lars => {
                         let rate = if rule == Rule::Lars { rate } else { 1.0 };
                         m[i] = 0.9 * m[i] + rate * (g[i] + DECAY * p[i]);
@@ -281,5 +321,51 @@ mod tests {
         lars.step(0.1);
         assert_eq!(Vec::<f64>::try_from(bias.detach()).unwrap(), [0.7, 1.7]);
         assert!(zeros.isfinite().all().int64_value(&[]) == 1);
+    }
+
+    /// Muon's step of a kernel has the momentum's singular vectors, and as singular values what the scalar iteration makes of the
+    /// momentum's; tensors that are no kernels move as by AdamW.
+    #[test]
+    fn muon_moves_kernels_equally_far_in_every_direction_and_all_else_as_adamw() {
+        tch::manual_seed(3);
+        let random = |size: &[i64]| Tensor::randn(size, tch::kind::DOUBLE_CPU);
+        for size in [[6, 4, 3, 3], [8, 1, 2, 2]] {
+            let (start, slopes) = (random(&size), [random(&size), random(&size)]);
+            let kernel = start.copy().set_requires_grad(true);
+            let mut muon = over(Rule::Muon, &kernel);
+            let mut expected = start.flatten(1, -1);
+            let mut momentum = expected.zeros_like();
+            for slope in &slopes {
+                muon.zero_grad();
+                (&kernel * slope).sum(None).backward();
+                muon.step(LR);
+                let slope = slope.flatten(1, -1);
+                momentum = &momentum * 0.95 + &slope * 0.05;
+                let (u, s, v) = (&slope * 0.05 + &momentum * 0.95).svd(true, true);
+                let mut s = &s / s.square().sum(None).sqrt();
+                for _ in 0..5 {
+                    s = &s * 3.4445 - s.pow_tensor_scalar(3) * 4.7750 + s.pow_tensor_scalar(5) * 2.0315;
+                }
+                assert!(s.min().double_value(&[]) > 0.6 && s.max().double_value(&[]) < 1.3, "{s}");
+                let rms = 0.2 * f64::from(size[0].max(size[1] * size[2] * size[3]) as i32).sqrt();
+                expected = expected * (1.0 - LR * DECAY) - (u * s).matmul(&v.tr()) * (LR * rms);
+            }
+            let error = (kernel.flatten(1, -1) - expected).abs().max().double_value(&[]);
+            assert!(error < 1e-6, "{size:?}: {error}");
+        }
+        let [p, q] = [Rule::Muon, Rule::AdamW].map(|rule| {
+            let p = Tensor::from_slice2(&START).set_requires_grad(true);
+            run(&mut over(rule, &p), &p, 3);
+            p
+        });
+        assert!(p.equal(&q));
+    }
+
+    #[test]
+    fn muon_stays_where_a_kernel_has_no_slope() {
+        let kernel = Tensor::zeros([2, 2, 3, 3], tch::kind::DOUBLE_CPU).set_requires_grad(true);
+        (&kernel * 0.0).sum(None).backward();
+        over(Rule::Muon, &kernel).step(LR);
+        assert_eq!(kernel.abs().max().double_value(&[]), 0.0);
     }
 }
