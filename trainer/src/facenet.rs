@@ -1,4 +1,4 @@
-//! The training loop of the finder and of the landmark network: batches drawn ahead, Adam, checkpoints, resuming.
+//! The training loop of the finder and of the landmark network: batches drawn ahead, checkpoints, resuming.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -35,6 +35,11 @@ pub struct Schedule {
     /// Decay of the weights
     #[arg(long, default_value_t = 1e-5)]
     pub weight_decay: f64,
+
+    /// The rule by which gradients move weights
+    #[arg(long, default_value = "adam")]
+    #[serde(default, skip_serializing_if = "Rule::is_adam")]
+    pub optimizer: Rule,
 
     /// Seed of weights, synthetic people and batches
     #[arg(long, default_value_t = 0)]
@@ -96,7 +101,7 @@ pub fn train<B: Send>(
     ensure!(schedule.lr.is_finite() && schedule.lr > 0.0, "--lr {} is not above 0", schedule.lr);
     let stop = interrupt::flag()?;
     let file = out.join(FILE_NAME);
-    let mut optimiser = Optimizer::new(Rule::Adam, named_parameters(vs), schedule.weight_decay);
+    let mut optimiser = Optimizer::new(schedule.optimizer, named_parameters(vs), schedule.weight_decay);
     let first = if resume {
         let saved = load(kind, out).context("there is nothing to resume")?;
         if saved.meta.config != *config {
@@ -192,4 +197,26 @@ pub fn load(kind: &str, run: &Path) -> anyhow::Result<Checkpoint<FaceNetMeta>> {
 /// Where a value cannot stand in TOML.
 pub fn settings(value: &impl Serialize) -> anyhow::Result<toml::Table> {
     config::table_of(value)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Runs of before the option was there go on: their settings are those that are written today.
+    #[test]
+    fn settings_name_an_optimiser_only_where_it_is_not_adam() {
+        let schedule = |optimizer| Schedule {
+            steps: 10,
+            batch: 4,
+            lr: 2e-3,
+            weight_decay: 1e-5,
+            optimizer,
+            seed: 0,
+            precision: Precision::Auto,
+        };
+        assert!(!settings(&schedule(Rule::Adam)).unwrap().contains_key("optimizer"));
+        assert_eq!(settings(&schedule(Rule::Muon)).unwrap()["optimizer"].as_str(), Some("muon"));
+    }
 }

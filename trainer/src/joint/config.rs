@@ -1,7 +1,8 @@
 //! The settings of `trainer joint`.
 
 use anyhow::{bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::augment::AugmentConfig;
 use crate::eval::Lesson;
@@ -52,7 +53,8 @@ pub struct JointConfig {
     pub precision: Precision,
     /// Decides the first weights, the order of the data and every augmentation.
     pub seed: u64,
-    /// The views that are trained on.
+    /// The views that are trained on. Settings that a file leaves out are those of here, not of [`AugmentConfig::default`].
+    #[serde(deserialize_with = "augment_over_defaults")]
     pub augment: AugmentConfig,
     /// What is learnt from, the first one deciding what an epoch is. None for every store that is given, and all that it has.
     pub sources: Vec<Source>,
@@ -112,21 +114,31 @@ impl Default for JointConfig {
             weights: Weights::default(),
             precision: Precision::Auto,
             seed: 0,
-            augment: AugmentConfig {
-                mask_p: 0.0,
-                crop_scale: [0.8, 1.0],
-                jitter_p: 0.8,
-                saturation: 0.0,
-                hue: 0.0,
-                blur_p: 0.1,
-                grey_p: 0.0,
-                rotate_deg: 12.0,
-                erase_p: 0.3,
-                ..AugmentConfig::default()
-            },
+            augment: AUGMENT,
             sources: Vec::new(),
         }
     }
+}
+
+/// Views of faces whose expression does not change by them.
+const AUGMENT: AugmentConfig = AugmentConfig {
+    crop_scale: [0.8, 1.0],
+    flip_p: 0.5,
+    jitter_p: 0.8,
+    brightness: 0.4,
+    contrast: 0.4,
+    blur_p: 0.1,
+    rotate_deg: 12.0,
+    erase_p: 0.3,
+    ..AugmentConfig::OFF
+};
+
+/// The settings that are given, and [`AUGMENT`]'s for those that are not.
+fn augment_over_defaults<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AugmentConfig, D::Error> {
+    let given = toml::Table::deserialize(deserializer)?;
+    let mut table = toml::Table::try_from(AUGMENT).map_err(D::Error::custom)?;
+    table.extend(given);
+    table.try_into().map_err(D::Error::custom)
 }
 
 impl JointConfig {
@@ -171,5 +183,21 @@ impl JointConfig {
             Some(problem) => bail!("augment: {problem}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_file_does_not_say_of_views_is_as_without_it() {
+        let read = |text: &str| toml::from_str::<JointConfig>(text);
+        let config = read("epochs = 3\n[augment]\nerase_p = 0.1\n").unwrap();
+        assert_eq!(config.augment, AugmentConfig { erase_p: 0.1, ..AUGMENT });
+        assert_eq!(read("epochs = 3").unwrap().augment, AUGMENT);
+        let error = read("[augment]\nerase = 0.1\n").unwrap_err().to_string();
+        assert!(error.contains("erase_p"), "{error}");
     }
 }

@@ -29,6 +29,11 @@ pub enum Rule {
 }
 
 impl Rule {
+    /// For settings that leave out what they always were.
+    pub(crate) fn is_adam(&self) -> bool {
+        *self == Self::Adam
+    }
+
     /// The names that the tensors of its state carry before the parameter's.
     const fn slots(self) -> &'static [&'static str] {
         match self {
@@ -187,7 +192,8 @@ impl Optimizer {
         self.parameters[i].1 -= &*momentum * lr;
     }
 
-    /// Every tensor of the state under `<slot>.<name>`: `adam.first`, `adam.second` or `sgd.momentum`.
+    /// Every tensor of the state under `<slot>.<name>`, a slot being `adam.first`, `adam.second`, `sgd.momentum`, `muon.first` or
+    /// `muon.second`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         let slots = self.rule.slots().iter().zip(&self.slots);
         slots
@@ -324,7 +330,7 @@ mod tests {
     }
 
     /// Muon's step of a kernel has the momentum's singular vectors, and as singular values what the scalar iteration makes of the
-    /// momentum's; tensors that are no kernels move as by AdamW.
+    /// momentum's, from a saved state, too; tensors that are no kernels move as by AdamW.
     #[test]
     fn muon_moves_kernels_equally_far_in_every_direction_and_all_else_as_adamw() {
         tch::manual_seed(3);
@@ -339,6 +345,10 @@ mod tests {
                 muon.zero_grad();
                 (&kernel * slope).sum(None).backward();
                 muon.step(LR);
+                let saved: HashMap<_, _> = muon.state().into_iter().collect();
+                let mut resumed = over(Rule::Muon, &kernel);
+                resumed.restore(|_| 1, |name| saved.get(name).map(Tensor::copy).ok_or(())).unwrap();
+                muon = resumed;
                 let slope = slope.flatten(1, -1);
                 momentum = &momentum * 0.95 + &slope * 0.05;
                 let (u, s, v) = (&slope * 0.05 + &momentum * 0.95).svd(true, true);
@@ -362,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn muon_stays_where_a_kernel_has_no_slope() {
+    fn muon_stays_where_a_kernel_never_had_a_slope() {
         let kernel = Tensor::zeros([2, 2, 3, 3], tch::kind::DOUBLE_CPU).set_requires_grad(true);
         (&kernel * 0.0).sum(None).backward();
         over(Rule::Muon, &kernel).step(LR);

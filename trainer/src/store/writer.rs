@@ -34,7 +34,7 @@ pub struct StoreWriter {
     /// The last shard, at its known end.
     shard: Option<File>,
     /// Held locked for as long as the writer lives.
-    lock: Lock,
+    _lock: Lock,
 }
 
 impl StoreWriter {
@@ -76,7 +76,7 @@ impl StoreWriter {
             identities,
             videos,
             shard: None,
-            lock,
+            _lock: lock,
         }
     }
 
@@ -333,7 +333,7 @@ mod tests {
     fn a_store_is_free_once_its_writer_is_gone_though_a_copy_of_the_lock_is_open() {
         let dir = tempfile::tempdir().unwrap();
         let writer = StoreWriter::create(dir.path()).unwrap();
-        let copy = writer.lock.0.try_clone().unwrap();
+        let copy = writer._lock.0.try_clone().unwrap();
         assert!(matches!(StoreWriter::create(dir.path()), Err(StoreError::Locked { .. })));
         drop(writer);
         StoreWriter::create(dir.path()).unwrap();
