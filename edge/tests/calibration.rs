@@ -176,12 +176,15 @@ fn probability(serving: &Serving, expression: &str) -> f64 {
 fn what_is_said_is_seen_at_once_and_can_be_taken_back() {
     let dir = tempfile::tempdir().unwrap();
     let profiles = dir.path().join("profiles");
-    let args = ["--max-fps", "30", "--adapt-budget", "20%", "--profiles", profiles.to_str().unwrap()];
-    let serving = Serving::start("127.0.0.1", &args);
+    let args = ["--source", "-", "--adapt-budget", "20%", "--profiles", profiles.to_str().unwrap()];
+    let actor = Actor::new();
+    let mut serving = Serving::start("127.0.0.1", &args);
+    actor.play(&mut serving);
     let mut client = Client { serving: &serving, spec: Spec::read(), seen: BTreeSet::new() };
     client.get("put", "/v1/user", &json!({ "user": "bob" }));
     client.wait_for("an adaptation", |s| s["adaptation"]["budget"] == 0.2);
-    // Nobody is disgusted for half a minute; whoever says so is believed until the next fit.
+    // The face shows one thing all along, which is not disgust; whoever says that it is is believed until the next fit.
+    assert_ne!(actor.takes[0].expression, "disgust");
     let before = probability(&serving, "disgust");
     for _ in 0..4 {
         std::thread::sleep(Duration::from_millis(600));
