@@ -165,9 +165,9 @@ fn a_recipe_becomes_a_bundle_whose_card_and_manifest_have_its_scores() {
 
 #[test]
 fn the_recipes_of_the_shipped_bundles_are_valid() {
+    let file = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("recipes/{name}.toml"));
     for name in ["default", "small"] {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("recipes/{name}.toml"));
-        let recipe: Recipe = layered(Some(&file), toml::Table::new()).unwrap();
+        let recipe: Recipe = layered(Some(&file(name)), toml::Table::new()).unwrap();
         assert_eq!((recipe.name.as_str(), recipe.layout), (name, Layout::Fer2013));
         recipe.joint.check().unwrap();
         assert!(recipe.joint.sources.iter().any(|source| source.name == "faces"), "{name}");
@@ -175,6 +175,5 @@ fn the_recipes_of_the_shipped_bundles_are_valid() {
         assert!(recipe.card.contains(&format!("`{}`", recipe.joint.backbone)), "{name}");
     }
     // What comes before the first of them is `trainer joint` by hand.
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes/default-first.toml");
-    layered::<JointConfig>(Some(&file), toml::Table::new()).unwrap().check().unwrap();
+    layered::<JointConfig>(Some(&file("default-first")), toml::Table::new()).unwrap().check().unwrap();
 }

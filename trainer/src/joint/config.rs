@@ -5,6 +5,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::augment::AugmentConfig;
+use crate::config;
 use crate::eval::Lesson;
 use crate::nets::{Backbone, Precision};
 use crate::optim::Rule;
@@ -136,8 +137,8 @@ const AUGMENT: AugmentConfig = AugmentConfig {
 /// The settings that are given, and [`AUGMENT`]'s for those that are not.
 fn augment_over_defaults<'de, D: Deserializer<'de>>(deserializer: D) -> Result<AugmentConfig, D::Error> {
     let given = toml::Table::deserialize(deserializer)?;
-    let mut table = toml::Table::try_from(AUGMENT).map_err(D::Error::custom)?;
-    table.extend(given);
+    let mut table = config::table_of(&AUGMENT).map_err(D::Error::custom)?;
+    config::merge(&mut table, given);
     table.try_into().map_err(D::Error::custom)
 }
 

@@ -123,9 +123,10 @@ impl Optimizer {
                         Rule::Adam => self.adam(i, gradient, lr, self.weight_decay),
                         Rule::AdamW | Rule::Muon => {
                             self.parameters[i].1 *= 1.0 - lr * self.weight_decay;
-                            match self.rule {
-                                Rule::Muon if gradient.dim() == 4 => self.muon(i, &gradient, lr),
-                                _ => self.adam(i, gradient, lr, 0.0),
+                            if self.rule == Rule::Muon && gradient.dim() == 4 {
+                                self.muon(i, &gradient, lr);
+                            } else {
+                                self.adam(i, gradient, lr, 0.0);
                             }
                         }
                         Rule::Sgd => {
