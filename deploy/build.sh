@@ -58,7 +58,7 @@ while [ $# -gt 0 ]; do
 done
 [ ${#archs[@]} -gt 0 ] || archs=(x86_64 aarch64)
 
-# What a network may break, up to three times.
+# What a network may break, up to three times; what was made is kept in between.
 again() {
     local try
     for try in 1 2 3; do
@@ -94,17 +94,21 @@ pack() {
 # --- programs -------------------------------------------------------------------------------------------------------------
 
 zig=$target/zig
-if [ "$(cat "$zig/stamp" 2> /dev/null)" != "$ZIG $ZIGBUILD" ]; then
+headers=$zig/ziglang/lib/libc/include
+fetch_zig() {
     rm -rf "$zig"
-    PIP_ROOT_USER_ACTION=ignore again python3 -m pip install -q --disable-pip-version-check --target "$zig" "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD"
-    echo "$ZIG $ZIGBUILD" > "$zig/stamp"
-fi
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --disable-pip-version-check --target "$zig" "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD" &&
+        [ -f "$headers/any-linux-any/linux/videodev2.h" ] && echo "$ZIG $ZIGBUILD" > "$zig/stamp"
+}
+[ "$(cat "$zig/stamp" 2> /dev/null)" = "$ZIG $ZIGBUILD" ] || again fetch_zig
 export PATH=$zig/bin:$PATH CARGO_ZIGBUILD_ZIG_PATH=$zig/ziglang/zig
+# cargo-zigbuild tells bindgen where zig's headers are. Video4Linux's has once not been found all the same; it is the same for every processor.
+export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:-} -idirafter $headers/any-linux-any -idirafter /usr/include"
 
 programs() {
     echo "== $1: programs"
     if command -v rustup > /dev/null; then again rustup -q target add "$1-unknown-linux-gnu"; fi
-    cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
+    again cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
 }
 for arch in "${archs[@]}"; do programs "$arch"; done
 
