@@ -1,6 +1,7 @@
 //! What an encoder is taught by labels, whichever they are.
 
 use anyhow::Context;
+use semblance_calib::HeadKind;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -25,6 +26,15 @@ pub enum TaughtHead {
 }
 
 impl TaughtHead {
+    /// The one that a bundle's head comes of.
+    pub const fn of(kind: HeadKind) -> Self {
+        match kind {
+            HeadKind::Expression => Self::Expression,
+            HeadKind::ValenceArousal => Self::ValenceArousal,
+            HeadKind::ActionUnits => Self::ActionUnits,
+        }
+    }
+
     /// The place of its weights in a checkpoint. That of expressions is where a fine-tuned run has its own.
     pub const fn path(self) -> &'static str {
         match self {

@@ -570,14 +570,13 @@ pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
 pub fn checkpoint_heads(checkpoint: &Checkpoint) -> anyhow::Result<Vec<(HeadKind, LinearHead)>> {
     let meta = &checkpoint.meta;
     let mut heads = Vec::new();
-    if !meta.labels.is_empty() {
-        heads.push((HeadKind::Expression, checkpoint_head(checkpoint)?));
-    }
-    for (kind, head) in [
-        (HeadKind::ValenceArousal, TaughtHead::ValenceArousal),
-        (HeadKind::ActionUnits, TaughtHead::ActionUnits),
-    ] {
-        if let Some(rows) = meta.heads.get(head.path()) {
+    for kind in HeadKind::ALL {
+        let head = TaughtHead::of(kind);
+        let rows = match kind {
+            HeadKind::Expression => Some(&meta.labels).filter(|labels| !labels.is_empty()),
+            _ => meta.heads.get(head.path()),
+        };
+        if let Some(rows) = rows {
             heads.push((kind, linear_head(checkpoint, head, rows.clone())?));
         }
     }

@@ -56,13 +56,9 @@ fn unfold(bundle: &Bundle) -> anyhow::Result<Checkpoint> {
         data: Vec::new(),
         origins: None,
     };
-    for (kind, taught) in [
-        (HeadKind::Expression, TaughtHead::Expression),
-        (HeadKind::ValenceArousal, TaughtHead::ValenceArousal),
-        (HeadKind::ActionUnits, TaughtHead::ActionUnits),
-    ] {
+    for kind in HeadKind::ALL {
         let Some(head) = heads.get(kind) else { continue };
-        let path = taught.path();
+        let path = TaughtHead::of(kind).path();
         let weight = Tensor::from_slice(head.weight()).view([-1, head.dim() as i64]);
         variables.push((format!("{path}.weight"), weight));
         variables.push((format!("{path}.bias"), Tensor::from_slice(head.bias())));

@@ -9,9 +9,9 @@ use crate::nets::{Layer, Phase, Precision, RepVgg, Stem};
 /// Side of the crop in pixels.
 pub const SIDE_PX: u32 = 96;
 
-const STEM: i64 = 48;
+const STEM: i64 = 32;
 /// Channels and stride of each block.
-const BLOCKS: [(i64, i64); 6] = [(48, 1), (96, 2), (96, 1), (96, 1), (128, 2), (128, 1)];
+const BLOCKS: [(i64, i64); 5] = [(64, 2), (64, 1), (64, 1), (96, 2), (96, 1)];
 /// Positions on a side after the blocks.
 const LAST_SIDE: i64 = SIDE_PX as i64 / 16;
 
