@@ -58,7 +58,7 @@ while [ $# -gt 0 ]; do
 done
 [ ${#archs[@]} -gt 0 ] || archs=(x86_64 aarch64)
 
-# What a network may break, up to three times; what was made is kept in between.
+# What a network may break, up to three times.
 again() {
     local try
     for try in 1 2 3; do
@@ -95,20 +95,26 @@ pack() {
 
 zig=$target/zig
 headers=$zig/ziglang/lib/libc/include
+has_headers() { [ -f "$headers/any-linux-any/linux/videodev2.h" ] || { echo "build.sh: zig came without its headers" >&2 && false; }; }
 fetch_zig() {
     rm -rf "$zig"
     PIP_ROOT_USER_ACTION=ignore python3 -m pip install -q --disable-pip-version-check --target "$zig" "ziglang==$ZIG" "cargo-zigbuild==$ZIGBUILD" &&
-        [ -f "$headers/any-linux-any/linux/videodev2.h" ] && echo "$ZIG $ZIGBUILD" > "$zig/stamp"
+        has_headers && echo "$ZIG $ZIGBUILD" > "$zig/stamp"
 }
-[ "$(cat "$zig/stamp" 2> /dev/null)" = "$ZIG $ZIGBUILD" ] || again fetch_zig
+[ "$(cat "$zig/stamp" 2> /dev/null)" = "$ZIG $ZIGBUILD" ] && has_headers || again fetch_zig
 export PATH=$zig/bin:$PATH CARGO_ZIGBUILD_ZIG_PATH=$zig/ziglang/zig
-# cargo-zigbuild tells bindgen where zig's headers are. Video4Linux's has once not been found all the same; it is the same for every processor.
-export BINDGEN_EXTRA_CLANG_ARGS="${BINDGEN_EXTRA_CLANG_ARGS:-} -idirafter $headers/any-linux-any -idirafter /usr/include"
 
 programs() {
     echo "== $1: programs"
     if command -v rustup > /dev/null; then again rustup -q target add "$1-unknown-linux-gnu"; fi
-    again cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
+    # cargo-zigbuild tells bindgen where zig's headers are; once bindgen did not find them, so it is told again, and the build tried again.
+    local family=$1 folder arguments=
+    [ "$1" = x86_64 ] && family=x86
+    for folder in "$1-linux-gnu" generic-glibc "$family-linux-any" any-linux-any; do
+        [ -d "$headers/$folder" ] && arguments+=" -idirafter '$headers/$folder'"
+    done
+    BINDGEN_EXTRA_CLANG_ARGS=$arguments \
+        again cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
 }
 for arch in "${archs[@]}"; do programs "$arch"; done
 
