@@ -107,14 +107,13 @@ export PATH=$zig/bin:$PATH CARGO_ZIGBUILD_ZIG_PATH=$zig/ziglang/zig
 programs() {
     echo "== $1: programs"
     if command -v rustup > /dev/null; then again rustup -q target add "$1-unknown-linux-gnu"; fi
-    # cargo-zigbuild tells bindgen where zig's headers are; once bindgen did not find them, so it is told again, and the build tried again.
-    local family=$1 folder arguments=
-    [ "$1" = x86_64 ] && family=x86
-    for folder in "$1-linux-gnu" generic-glibc "$family-linux-any" any-linux-any; do
-        [ -d "$headers/$folder" ] && arguments+=" -idirafter '$headers/$folder'"
+    # cargo-zigbuild tells bindgen where zig's headers are; once bindgen did not find them, so it is told here as well.
+    local folder arguments=
+    for folder in "$1-linux-gnu" generic-glibc "${1/x86_64/x86}-linux-any" any-linux-any; do
+        arguments+=" -idirafter '$headers/$folder'"
     done
     BINDGEN_EXTRA_CLANG_ARGS=$arguments \
-        again cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
+        cargo zigbuild --release --locked --target "$1-unknown-linux-gnu.$GLIBC" -p semblance-edge -p semblance-calib --bins
 }
 for arch in "${archs[@]}"; do programs "$arch"; done
 
