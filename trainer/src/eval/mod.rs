@@ -554,13 +554,12 @@ fn with_pictures(store: &Store, indices: Vec<usize>, least: usize) -> Vec<usize>
 /// # Errors
 /// Where it has none.
 pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
-    let meta = &checkpoint.meta;
-    ensure!(
-        !meta.labels.is_empty(),
-        "this run ({}) has no head of its own: fine-tune it with `trainer eval --protocol finetune --out RUN`",
-        meta.method
-    );
-    linear_head(checkpoint, TaughtHead::Expression, meta.labels.clone())
+    linear_head(checkpoint, HeadKind::Expression)?.with_context(|| {
+        let method = &checkpoint.meta.method;
+        format!(
+            "this run ({method}) has no head of its own: fine-tune it with `trainer eval --protocol finetune --out RUN`"
+        )
+    })
 }
 
 /// Every head that a run has and a bundle takes.
@@ -568,25 +567,26 @@ pub fn checkpoint_head(checkpoint: &Checkpoint) -> anyhow::Result<LinearHead> {
 /// # Errors
 /// Where one lacks weights.
 pub fn checkpoint_heads(checkpoint: &Checkpoint) -> anyhow::Result<Vec<(HeadKind, LinearHead)>> {
-    let meta = &checkpoint.meta;
     let mut heads = Vec::new();
     for kind in HeadKind::ALL {
-        let head = TaughtHead::of(kind);
-        let rows = match kind {
-            HeadKind::Expression => Some(&meta.labels).filter(|labels| !labels.is_empty()),
-            _ => meta.heads.get(head.path()),
-        };
-        if let Some(rows) = rows {
-            heads.push((kind, linear_head(checkpoint, head, rows.clone())?));
+        if let Some(head) = linear_head(checkpoint, kind)? {
+            heads.push((kind, head));
         }
     }
     Ok(heads)
 }
 
-fn linear_head(checkpoint: &Checkpoint, head: TaughtHead, rows: Vec<String>) -> anyhow::Result<LinearHead> {
-    let part = |part: &str| checkpoint.weight(&format!("{}.{part}", head.path()));
+/// The head that becomes this one of a bundle; `None` where the run has none.
+fn linear_head(checkpoint: &Checkpoint, kind: HeadKind) -> anyhow::Result<Option<LinearHead>> {
+    let (meta, path) = (&checkpoint.meta, TaughtHead::of(kind).path());
+    let rows = match kind {
+        HeadKind::Expression => Some(&meta.labels).filter(|labels| !labels.is_empty()),
+        _ => meta.heads.get(path),
+    };
+    let Some(rows) = rows else { return Ok(None) };
+    let part = |part: &str| checkpoint.weight(&format!("{path}.{part}"));
     let (weight, bias) = (part("weight")?, part("bias")?);
     let dim = weight.size().last().copied().unwrap_or_default() as usize;
     let (weight, bias) = (crate::checkpoint::floats(&weight)?, crate::checkpoint::floats(&bias)?);
-    Ok(LinearHead::new(head.path(), rows, dim, weight, bias)?)
+    Ok(Some(LinearHead::new(path, rows.clone(), dim, weight, bias)?))
 }
